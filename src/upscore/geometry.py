@@ -1,0 +1,450 @@
+"""The normal form: what a transposed convolution is, with every framework's dialect taken off.
+
+Along one axis, with kernel ``k``, stride ``s``, dilation ``d`` and crop ``(lo, hi)``::
+
+    transposed   y[i*s + t*d - lo] += x[i] * w[t]     for all i in [0, n), t in [0, k)
+    size         m = (n - 1)*s + d*(k - 1) + 1 - lo - hi
+    adjoint      x[i] = sum_t y[i*s + t*d - lo] * w[t]
+    size         n = floor((m + lo + hi - d*(k - 1) - 1) / s) + 1
+
+A negative ``lo`` or ``hi`` adds positions that no tap reaches; they hold the bias alone.
+Everything here is exact integer and fraction arithmetic on the standard library.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from upscore.errors import ArgumentError, ArgumentTypeError
+
+__all__ = ["CoordinateMap", "Geometry", "Ints", "Pairs", "Phase", "Solution", "bilinear_kernel", "per_axis", "pairs"]
+
+Ints = int | Sequence[int]
+Pairs = int | Sequence[int] | Sequence[tuple[int, int]]
+
+
+def _integer(name: str, value: object, least: int | None) -> int:
+    """``value`` as a Python int, or an error naming ``name``."""
+    expected = "an integer" if least is None else f"an integer of at least {least}"
+    example = f"{name}={max(least or 0, 1)}"
+    if isinstance(value, bool):
+        raise ArgumentTypeError(name, expected, repr(value), example)
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ArgumentTypeError(name, expected, repr(value), example) from None
+    if least is not None and number < least:
+        raise ArgumentError(name, expected, number, example)
+    return number
+
+
+def per_axis(name: str, value: Ints, rank: int, *, least: int | None = None) -> tuple[int, ...]:
+    """One integer per axis from an int (used for every axis) or a sequence of ``rank`` ints.
+
+    >>> per_axis("stride", 2, rank=3)
+    (2, 2, 2)
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return (_integer(name, value, least),) * rank
+    values = tuple(value)
+    if len(values) != rank:
+        example = f"{name}={(max(least or 0, 1),) * rank}"
+        raise ArgumentError(name, f"one integer, or {rank} of them (one per axis)", values, example)
+    return tuple(_integer(name, v, least) for v in values)
+
+
+def pairs(name: str, value: Pairs, rank: int, *, least: int | None = None) -> tuple[tuple[int, int], ...]:
+    """A ``(before, after)`` pair per axis from an int, one int per axis, or one pair per axis.
+
+    >>> pairs("padding", (1, 2), rank=2)
+    ((1, 1), (2, 2))
+    >>> pairs("padding", ((0, 1), (2, 3)), rank=2)
+    ((0, 1), (2, 3))
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        value = (_integer(name, value, least),) * rank
+    values = tuple(value)
+    if len(values) != rank:
+        expected = f"one integer, {rank} integers, or {rank} (before, after) pairs"
+        raise ArgumentError(name, expected, values, f"{name}={((0, 1),) * rank}")
+    result = []
+    for v in values:
+        both = tuple(v) if isinstance(v, Iterable) and not isinstance(v, str) else (v, v)
+        if len(both) != 2:
+            raise ArgumentError(name, "pairs (before, after)", v, f"{name}={((0, 1),) * rank}")
+        result.append((_integer(name, both[0], least), _integer(name, both[1], least)))
+    return tuple(result)
+
+
+def bilinear_kernel(factor: int) -> tuple[int, int]:
+    """The kernel size and padding that upsample by ``factor`` bilinearly: ``2f - f % 2`` and ``ceil((f - 1)/2)``.
+
+    The sizes are those of Caffe's ``bilinear`` filler template (caffe/include/caffe/filler.hpp).
+
+    >>> bilinear_kernel(2), bilinear_kernel(32), bilinear_kernel(3)
+    ((4, 1), (64, 16), (5, 1))
+    """
+    f = _integer("factor", factor, 1)
+    return 2 * f - f % 2, f // 2
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The output positions ``y`` with ``(y + lo) mod s == residue`` and the taps they use.
+
+    With ``q = (y + lo) // s``, tap ``taps[j]`` meets input ``q - shifts[j]``, on each axis alone.
+    """
+
+    residue: tuple[int, ...]
+    taps: tuple[tuple[int, ...], ...]
+    shifts: tuple[tuple[int, ...], ...]
+
+    @property
+    def count(self) -> int:
+        """How many weights (per channel pair) one output of this phase uses."""
+        product = 1
+        for taps in self.taps:
+            product *= len(taps)
+        return product
+
+
+@dataclass(frozen=True)
+class CoordinateMap:
+    """The affine map ``input = scale * output + offset``, one scale and offset per axis.
+
+    It says which input coordinate lies under the centre of an output position. Maps of layers that
+    follow each other combine with ``then``; the constant left over between two paths of a network is
+    the offset at which to crop (Long, Shelhamer, Darrell 2015; Caffe's ``coord_map.py``).
+    """
+
+    scale: tuple[Fraction, ...]
+    offset: tuple[Fraction, ...]
+
+    @classmethod
+    def identity(cls, rank: int) -> CoordinateMap:
+        return cls((Fraction(1),) * rank, (Fraction(0),) * rank)
+
+    def __call__(self, output: Sequence[int | Fraction]) -> tuple[Fraction, ...]:
+        """The input coordinate under the output coordinate."""
+        return tuple(a * y + b for a, b, y in zip(self.scale, self.offset, output, strict=True))
+
+    def inverse(self) -> CoordinateMap:
+        """The map of the adjoint layer: which output coordinate lies over an input one."""
+        scale = tuple(1 / a for a in self.scale)
+        return CoordinateMap(scale, tuple(-b / a for a, b in zip(self.scale, self.offset, strict=True)))
+
+    def then(self, later: CoordinateMap) -> CoordinateMap:
+        """The map from the output of ``later`` to the input of ``self``, ``later`` being fed by ``self``."""
+        scale = tuple(a * c for a, c in zip(self.scale, later.scale, strict=True))
+        return CoordinateMap(scale, self(later.offset))
+
+    def crop_offset(self, reference: CoordinateMap) -> tuple[Fraction, ...]:
+        """Where in this path's output the origin of ``reference``'s output lies.
+
+        Both maps lead to the same input. Raises ArgumentError when the two scales differ, because then
+        no crop aligns them. A fraction means that whole-pixel cropping cannot align the paths exactly.
+        """
+        if self.scale != reference.scale:
+            raise ArgumentError(
+                "reference",
+                f"a path with the same scale {_show(self.scale)}",
+                _show(reference.scale),
+                "a path whose strides multiply to the same number",
+            )
+        return tuple((r - b) / a for a, b, r in zip(self.scale, self.offset, reference.offset, strict=True))
+
+
+def _show(values: Iterable[Fraction]) -> str:
+    return "(" + ", ".join(str(v) for v in values) + ")"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One answer of :meth:`Geometry.solve`."""
+
+    geometry: Geometry
+    bilinear: bool
+    """Kernel and padding are those of the bilinear upsampling by the stride."""
+
+    @property
+    def padding(self) -> tuple[int, ...] | None:
+        """PyTorch's and Caffe's symmetric ``padding``, or None where the crop cannot be said with one."""
+        said = self.geometry.symmetric()
+        return None if said is None else said[0]
+
+    @property
+    def output_padding(self) -> tuple[int, ...] | None:
+        """PyTorch's ``output_padding`` (0 in Caffe), or None where the crop cannot be said with one."""
+        said = self.geometry.symmetric()
+        return None if said is None else said[1]
+
+
+@dataclass(frozen=True, init=False)
+class Geometry:
+    """The normal form of a (transposed) convolution over N axes; immutable and hashable.
+
+    Args:
+        kernel: taps per axis.
+        stride: output steps per input step, at least 1.
+        dilation: output steps between taps, at least 1.
+        crop: what is cut from the full output before and after: an int, one per axis, or a pair per axis.
+        rank: number of axes, needed only when everything else is a single int (then 1 by default).
+
+    Raises:
+        ArgumentError: naming the argument that cannot work.
+
+    >>> g = Geometry(kernel=(64, 64), stride=32)
+    >>> g.output_size((16, 16)), g.adjoint_size((544, 544))
+    ((544, 544), (16, 16))
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    crop: tuple[tuple[int, int], ...]
+
+    def __init__(
+        self, kernel: Ints, stride: Ints = 1, dilation: Ints = 1, crop: Pairs = 0, *, rank: int | None = None
+    ) -> None:
+        given: tuple[tuple[str, object], ...] = (
+            ("kernel", kernel),
+            ("stride", stride),
+            ("dilation", dilation),
+            ("crop", crop),
+        )
+        if rank is None:
+            rank = next((len(v) for _, v in given if isinstance(v, Sequence) and not isinstance(v, str)), 1)
+        rank = _integer("rank", rank, 1)
+        object.__setattr__(self, "kernel", per_axis("kernel", kernel, rank, least=1))
+        object.__setattr__(self, "stride", per_axis("stride", stride, rank, least=1))
+        object.__setattr__(self, "dilation", per_axis("dilation", dilation, rank, least=1))
+        object.__setattr__(self, "crop", pairs("crop", crop, rank))
+
+    @classmethod
+    def from_padding(
+        cls,
+        kernel: Ints,
+        *,
+        stride: Ints = 1,
+        padding: Pairs = 0,
+        output_padding: Ints = 0,
+        dilation: Ints = 1,
+        rank: int | None = None,
+    ) -> Geometry:
+        """The geometry said as PyTorch says it: crop = (padding before, padding after - output_padding).
+
+        Unlike ``crop``, ``padding`` and ``output_padding`` must not be negative, and ``output_padding``
+        must be smaller than the stride or the dilation (torch.nn.ConvTranspose2d documentation).
+        """
+        if rank is None:
+            given = (kernel, stride, dilation, padding, output_padding)
+            rank = next((len(v) for v in given if isinstance(v, Sequence)), 1)
+        pads = pairs("padding", padding, rank, least=0)
+        extra = per_axis("output_padding", output_padding, rank, least=0)
+        crop = tuple((lo, hi - op) for (lo, hi), op in zip(pads, extra, strict=True))
+        geometry = cls(kernel, stride, dilation, crop, rank=rank)
+        for op, s, d in zip(extra, geometry.stride, geometry.dilation, strict=True):
+            if op >= max(s, d):
+                raise ArgumentError(
+                    "output_padding",
+                    f"less than the larger of stride {s} and dilation {d}",
+                    op,
+                    f"output_padding={max(s, d) - 1}, or output_size= for any size",
+                )
+        return geometry
+
+    @property
+    def rank(self) -> int:
+        """The number of axes."""
+        return len(self.kernel)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Positions that one stamped kernel spans per axis: ``d*(k - 1) + 1``."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    def symmetric(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """``(padding, output_padding)`` as PyTorch has them, or None where it cannot say this crop."""
+        said = []
+        for (lo, hi), s, d in zip(self.crop, self.stride, self.dilation, strict=True):
+            if lo < 0 or not 0 <= lo - hi < max(s, d):
+                return None
+            said.append((lo, lo - hi))
+        return tuple(p for p, _ in said), tuple(op for _, op in said)
+
+    def output_size(self, input: Ints) -> tuple[int, ...]:  # noqa: A002
+        """The size of the transposed convolution's output, per axis.
+
+        >>> Geometry(kernel=4, stride=2, crop=1).output_size(5)
+        (10,)
+        """
+        n = per_axis("input", input, self.rank, least=1)
+        sizes = []
+        for size, s, e, (lo, hi) in zip(n, self.stride, self.extent, self.crop, strict=True):
+            m = (size - 1) * s + e - lo - hi
+            if m < 1:
+                raise ArgumentError(
+                    "padding",
+                    f"a crop that leaves an output of at least 1 from an input of {size}",
+                    f"{lo} before and {hi} after, which leaves {m}",
+                    f"a crop of {(size - 1) * s + e - 1} in all",
+                )
+            sizes.append(m)
+        return tuple(sizes)
+
+    def adjoint_size(self, output: Ints) -> tuple[int, ...]:
+        """The size of the ordinary (strided) convolution of an ``output``-sized array: floor, as usual.
+
+        >>> Geometry(kernel=11, stride=4).adjoint_size(227)
+        (55,)
+        """
+        m = per_axis("output", output, self.rank, least=1)
+        sizes = []
+        for size, s, e, (lo, hi) in zip(m, self.stride, self.extent, self.crop, strict=True):
+            room = size + lo + hi - e
+            if room < 0:
+                raise ArgumentError(
+                    "output",
+                    f"a padded size of at least the kernel's extent {e}",
+                    f"{size} + {lo} + {hi} = {size + lo + hi}",
+                    f"a size of {e - lo - hi} or a padding of {-(-(e - size) // 2)}",
+                )
+            sizes.append(room // s + 1)
+        return tuple(sizes)
+
+    def with_output_size(self, input: Ints, output: Ints) -> Geometry:  # noqa: A002
+        """This geometry with ``hi`` changed so that ``input`` gives exactly ``output``.
+
+        What PyTorch's and TensorFlow's ``output_size``/``output_shape`` come to. Any size is accepted.
+        """
+        n = per_axis("input", input, self.rank, least=1)
+        m = per_axis("output_size", output, self.rank, least=1)
+        crop = tuple(
+            (lo, (ni - 1) * s + e - lo - mi)
+            for (lo, _), ni, mi, s, e in zip(self.crop, n, m, self.stride, self.extent, strict=True)
+        )
+        return Geometry(self.kernel, self.stride, self.dilation, crop)
+
+    def axis_phases(self, axis: int) -> tuple[Phase, ...]:
+        """The phases along one axis, by residue: ``s`` of them, some without taps when ``k < s``."""
+        return _axis_phases(self.kernel[axis], self.stride[axis], self.dilation[axis])
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Every phase: the product of the axes' phases, first axis slowest.
+
+        >>> [p.count for p in Geometry(kernel=(3, 3), stride=2).phases()]
+        [4, 2, 2, 1]
+        """
+        found = []
+        for axes in itertools.product(*(self.axis_phases(a) for a in range(self.rank))):
+            residue = tuple(p.residue[0] for p in axes)
+            found.append(Phase(residue, tuple(p.taps[0] for p in axes), tuple(p.shifts[0] for p in axes)))
+        return tuple(found)
+
+    def overlap(self, input: Ints | None = None) -> tuple[tuple[int, ...], ...]:  # noqa: A002
+        """How many inputs feed each output position, per axis.
+
+        Without ``input``: one count per phase, away from the borders. With it: one count per output
+        position, borders included. On several axes the counts multiply.
+
+        >>> Geometry(kernel=3, stride=2).overlap()
+        ((2, 1),)
+        >>> Geometry(kernel=3, stride=2).overlap(2)
+        ((1, 1, 2, 1, 1),)
+        """
+        if input is None:
+            return tuple(tuple(p.count for p in self.axis_phases(a)) for a in range(self.rank))
+        sizes = per_axis("input", input, self.rank, least=1)
+        counts = []
+        for axis, (n, m) in enumerate(zip(sizes, self.output_size(sizes), strict=True)):
+            s, lo, phases = self.stride[axis], self.crop[axis][0], self.axis_phases(axis)
+            counts.append(
+                tuple(sum(0 <= (y + lo) // s - shift < n for shift in phases[(y + lo) % s].shifts[0]) for y in range(m))
+            )
+        return tuple(counts)
+
+    def receptive_field(self) -> tuple[int, ...]:
+        """The widest span of inputs that one output position of the transposed convolution sees, per axis.
+
+        (For the adjoint, the ordinary convolution, it is :attr:`extent`.)
+
+        >>> Geometry(kernel=64, stride=32).receptive_field()
+        (2,)
+        """
+        spans = []
+        for axis in range(self.rank):
+            shifts = [p.shifts[0] for p in self.axis_phases(axis) if p.count]
+            spans.append(max(s[-1] - s[0] + 1 for s in shifts))
+        return tuple(spans)
+
+    def coordinate_map(self) -> CoordinateMap:
+        """Which input coordinate lies under the centre of an output one: ``(y + lo - d*(k-1)/2) / s``.
+
+        >>> Geometry(kernel=4, stride=2, crop=1).coordinate_map()((0,))
+        (Fraction(-1, 4),)
+        """
+        scale = tuple(Fraction(1, s) for s in self.stride)
+        offset = tuple(
+            Fraction(2 * lo - (e - 1), 2 * s) for (lo, _), e, s in zip(self.crop, self.extent, self.stride, strict=True)
+        )
+        return CoordinateMap(scale, offset)
+
+    @classmethod
+    def solve(
+        cls,
+        *,
+        input: Ints,  # noqa: A002
+        output: Ints,
+        stride: Ints,
+        dilation: Ints = 1,
+        max_kernel: int | None = None,
+    ) -> tuple[Solution, ...]:
+        """Every square kernel, smallest first, with which ``input`` becomes ``output`` at this stride.
+
+        Each kernel comes with the crop nearest to symmetric that reaches the size, the odd pixel cut
+        before (what PyTorch says as ``output_padding=1``). Kernels smaller than the stride leave holes
+        and are left out unless nothing else was asked for; kernels that would have to be padded with
+        more empty positions than a stride are left out. ``max_kernel`` is by default twice the largest stride,
+        or the smallest kernel that reaches the size if that is larger.
+
+        >>> [(s.geometry.kernel, s.padding, s.bilinear) for s in Geometry.solve(input=8, output=16, stride=2)]
+        [((2,), (0,), False), ((3,), (1,), False), ((4,), (1,), True)]
+        """
+        rank = next((len(v) for v in (input, output, stride, dilation) if isinstance(v, Sequence)), 1)
+        n = per_axis("input", input, rank, least=1)
+        m = per_axis("output", output, rank, least=1)
+        s = per_axis("stride", stride, rank, least=1)
+        d = per_axis("dilation", dilation, rank, least=1)
+        least = max(max(si, (mi - (ni - 1) * si - si) // di + 1) for ni, mi, si, di in zip(n, m, s, d, strict=True))
+        most = max(2 * max(s), least) if max_kernel is None else _integer("max_kernel", max_kernel, 1)
+        found = []
+        for k in range(min(least, most), most + 1):
+            totals = [(ni - 1) * si + di * (k - 1) + 1 - mi for ni, mi, si, di in zip(n, m, s, d, strict=True)]
+            if any(t < 0 and -t >= max(si, di) for t, si, di in zip(totals, s, d, strict=True)):
+                continue
+            crop = tuple((0, t) if t < 0 else (t - t // 2, t // 2) for t in totals)
+            marked = all(
+                (k, c) == (bilinear_kernel(si)[0], (bilinear_kernel(si)[1],) * 2) for c, si in zip(crop, s, strict=True)
+            )
+            found.append(Solution(cls((k,) * rank, s, d, crop), bilinear=marked and set(d) == {1}))
+        if not found:
+            raise ArgumentError(
+                "output",
+                f"a size that stride {s} reaches from {n} with a kernel of at most {most}",
+                m,
+                f"output={tuple(ni * si for ni, si in zip(n, s, strict=True))}, or max_kernel={least}",
+            )
+        return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def _axis_phases(k: int, s: int, d: int) -> tuple[Phase, ...]:
+    taps: list[list[int]] = [[] for _ in range(s)]
+    for t in range(k):
+        taps[t * d % s].append(t)
+    return tuple(Phase((r,), (tuple(ts),), (tuple(t * d // s for t in ts),)) for r, ts in enumerate(taps))
