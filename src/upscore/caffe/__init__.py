@@ -41,7 +41,7 @@ _HOMES = {
 
 _MODULES = ("coord_map", "io", "layers", "net_spec", "params", "proto")
 
-__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> object:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Callable[..., Function | Top | tuple[Top, ...]]:
     """The function that makes a layer of type ``name`` from its bottoms and its fields."""
-    if name.startswith("_"):
-        raise AttributeError(name)
+    if not name[:1].isupper():  # every layer type is; tools probe modules for names that are not
+        raise AttributeError(f"{name!r} is no layer type: those begin with a capital, for example L.Convolution")
     from upscore.caffe.net_spec import make_layer
 
     def layer(*bottoms: Top, **fields: Any) -> Function | Top | tuple[Top, ...]:
