@@ -14,15 +14,16 @@ Everything here is exact integer and fraction arithmetic on the standard library
 from __future__ import annotations
 
 import itertools
+import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 from upscore.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["CoordinateMap", "Geometry", "Ints", "Pairs", "Phase", "Solution", "bilinear_kernel", "per_axis", "pairs"]
+__all__ = ["CoordinateMap", "Geometry", "Ints", "Pairs", "Phase", "Solution", "bilinear_kernel", "pairs", "per_axis"]
 
 Ints = int | Sequence[int]
 Pairs = int | Sequence[int] | Sequence[tuple[int, int]]
@@ -43,15 +44,28 @@ def _integer(name: str, value: object, least: int | None) -> int:
     return number
 
 
+def _many(value: object) -> tuple[object, ...] | None:
+    """The elements of ``value``, or None where it is a single thing (a 0-d array and a string are)."""
+    if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        return None
+    return tuple(value)
+
+
+def _rank(*given: object) -> int:
+    """How many axes the first of ``given`` that has several values speaks of; 1 if none does."""
+    lengths = (len(v) for v in given if isinstance(v, Sized) and not isinstance(v, str) and getattr(v, "ndim", 1) != 0)
+    return next(lengths, 1)
+
+
 def per_axis(name: str, value: Ints, rank: int, *, least: int | None = None) -> tuple[int, ...]:
     """One integer per axis from an int (used for every axis) or a sequence of ``rank`` ints.
 
     >>> per_axis("stride", 2, rank=3)
     (2, 2, 2)
     """
-    if not isinstance(value, Iterable) or isinstance(value, str):
+    values = _many(value)
+    if values is None:
         return (_integer(name, value, least),) * rank
-    values = tuple(value)
     if len(values) != rank:
         example = f"{name}={(max(least or 0, 1),) * rank}"
         raise ArgumentError(name, f"one integer, or {rank} of them (one per axis)", values, example)
@@ -66,15 +80,17 @@ def pairs(name: str, value: Pairs, rank: int, *, least: int | None = None) -> tu
     >>> pairs("padding", ((0, 1), (2, 3)), rank=2)
     ((0, 1), (2, 3))
     """
-    if not isinstance(value, Iterable) or isinstance(value, str):
-        value = (_integer(name, value, least),) * rank
-    values = tuple(value)
+    values = _many(value)
+    if values is None:
+        values = (_integer(name, value, least),) * rank
     if len(values) != rank:
         expected = f"one integer, {rank} integers, or {rank} (before, after) pairs"
         raise ArgumentError(name, expected, values, f"{name}={((0, 1),) * rank}")
     result = []
     for v in values:
-        both = tuple(v) if isinstance(v, Iterable) and not isinstance(v, str) else (v, v)
+        both = _many(v)
+        if both is None:
+            both = (v, v)
         if len(both) != 2:
             raise ArgumentError(name, "pairs (before, after)", v, f"{name}={((0, 1),) * rank}")
         result.append((_integer(name, both[0], least), _integer(name, both[1], least)))
@@ -211,15 +227,7 @@ class Geometry:
     def __init__(
         self, kernel: Ints, stride: Ints = 1, dilation: Ints = 1, crop: Pairs = 0, *, rank: int | None = None
     ) -> None:
-        given: tuple[tuple[str, object], ...] = (
-            ("kernel", kernel),
-            ("stride", stride),
-            ("dilation", dilation),
-            ("crop", crop),
-        )
-        if rank is None:
-            rank = next((len(v) for _, v in given if isinstance(v, Sequence) and not isinstance(v, str)), 1)
-        rank = _integer("rank", rank, 1)
+        rank = _integer("rank", _rank(kernel, stride, dilation, crop) if rank is None else rank, 1)
         object.__setattr__(self, "kernel", per_axis("kernel", kernel, rank, least=1))
         object.__setattr__(self, "stride", per_axis("stride", stride, rank, least=1))
         object.__setattr__(self, "dilation", per_axis("dilation", dilation, rank, least=1))
@@ -241,9 +249,7 @@ class Geometry:
         Unlike ``crop``, ``padding`` and ``output_padding`` must not be negative, and ``output_padding``
         must be smaller than the stride or the dilation (torch.nn.ConvTranspose2d documentation).
         """
-        if rank is None:
-            given = (kernel, stride, dilation, padding, output_padding)
-            rank = next((len(v) for v in given if isinstance(v, Sequence)), 1)
+        rank = _rank(kernel, stride, dilation, padding, output_padding) if rank is None else rank
         pads = pairs("padding", padding, rank, least=0)
         extra = per_axis("output_padding", output_padding, rank, least=0)
         crop = tuple((lo, hi - op) for (lo, hi), op in zip(pads, extra, strict=True))
@@ -332,6 +338,8 @@ class Geometry:
 
     def axis_phases(self, axis: int) -> tuple[Phase, ...]:
         """The phases along one axis, by residue: ``s`` of them, some without taps when ``k < s``."""
+        _listable("kernel", self.kernel[axis])
+        _listable("stride", self.stride[axis])
         return _axis_phases(self.kernel[axis], self.stride[axis], self.dilation[axis])
 
     def phases(self) -> tuple[Phase, ...]:
@@ -340,6 +348,7 @@ class Geometry:
         >>> [p.count for p in Geometry(kernel=(3, 3), stride=2).phases()]
         [4, 2, 2, 1]
         """
+        _listable("stride", math.prod(self.stride))
         found = []
         for axes in itertools.product(*(self.axis_phases(a) for a in range(self.rank))):
             residue = tuple(p.residue[0] for p in axes)
@@ -360,6 +369,7 @@ class Geometry:
         if input is None:
             return tuple(tuple(p.count for p in self.axis_phases(a)) for a in range(self.rank))
         sizes = per_axis("input", input, self.rank, least=1)
+        _listable("input", max(self.output_size(sizes)))
         counts = []
         for axis, (n, m) in enumerate(zip(sizes, self.output_size(sizes), strict=True)):
             s, lo, phases = self.stride[axis], self.crop[axis][0], self.axis_phases(axis)
@@ -377,9 +387,9 @@ class Geometry:
         (2,)
         """
         spans = []
-        for axis in range(self.rank):
-            shifts = [p.shifts[0] for p in self.axis_phases(axis) if p.count]
-            spans.append(max(s[-1] - s[0] + 1 for s in shifts))
+        for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True):
+            period = s // math.gcd(s, d)  # taps this far apart meet the same phase, period*d/s inputs apart
+            spans.append((k - 1) // period * (period * d // s) + 1)
         return tuple(spans)
 
     def coordinate_map(self) -> CoordinateMap:
@@ -404,42 +414,76 @@ class Geometry:
         dilation: Ints = 1,
         max_kernel: int | None = None,
     ) -> tuple[Solution, ...]:
-        """Every square kernel, smallest first, with which ``input`` becomes ``output`` at this stride.
+        """Every kernel, smallest first, with which ``input`` becomes ``output`` at this stride.
 
-        Each kernel comes with the crop nearest to symmetric that reaches the size, the odd pixel cut
-        before (what PyTorch says as ``output_padding=1``). Kernels smaller than the stride leave holes
-        and are left out unless nothing else was asked for; kernels that would have to be padded with
-        more empty positions than a stride are left out. ``max_kernel`` is by default twice the largest stride,
-        or the smallest kernel that reaches the size if that is larger.
+        Axes that ask the same get the same kernel. Each kernel comes with the crop nearest to symmetric that
+        reaches the size, the odd pixel cut before (what PyTorch says as ``output_padding=1``). Kernels smaller
+        than the stride leave holes and are left out, unless ``max_kernel`` allows no others; kernels that would
+        have to be padded with more empty positions than a stride are left out. ``max_kernel`` is by default
+        twice the stride of an axis, or the smallest kernel that reaches the size if that is larger.
 
         >>> [(s.geometry.kernel, s.padding, s.bilinear) for s in Geometry.solve(input=8, output=16, stride=2)]
         [((2,), (0,), False), ((3,), (1,), False), ((4,), (1,), True)]
         """
-        rank = next((len(v) for v in (input, output, stride, dilation) if isinstance(v, Sequence)), 1)
+        rank = _rank(input, output, stride, dilation)
         n = per_axis("input", input, rank, least=1)
         m = per_axis("output", output, rank, least=1)
         s = per_axis("stride", stride, rank, least=1)
         d = per_axis("dilation", dilation, rank, least=1)
-        least = max(max(si, (mi - (ni - 1) * si - si) // di + 1) for ni, mi, si, di in zip(n, m, s, d, strict=True))
-        most = max(2 * max(s), least) if max_kernel is None else _integer("max_kernel", max_kernel, 1)
-        found = []
-        for k in range(min(least, most), most + 1):
-            totals = [(ni - 1) * si + di * (k - 1) + 1 - mi for ni, mi, si, di in zip(n, m, s, d, strict=True)]
-            if any(t < 0 and -t >= max(si, di) for t, si, di in zip(totals, s, d, strict=True)):
-                continue
-            crop = tuple((0, t) if t < 0 else (t - t // 2, t // 2) for t in totals)
-            marked = all(
-                (k, c) == (bilinear_kernel(si)[0], (bilinear_kernel(si)[1],) * 2) for c, si in zip(crop, s, strict=True)
-            )
-            found.append(Solution(cls((k,) * rank, s, d, crop), bilinear=marked and set(d) == {1}))
-        if not found:
+        most = None if max_kernel is None else _integer("max_kernel", max_kernel, 1)
+        # An axis asks for nothing but the size of a single input's stamp.
+        asked = [(si, di, mi - (ni - 1) * si) for ni, mi, si, di in zip(n, m, s, d, strict=True)]
+        kernels = {ask: _kernels(*ask, most) for ask in asked}
+        if not all(kernels.values()):
+            smallest = max(_least_kernel(*ask) for ask in asked)
             raise ArgumentError(
                 "output",
                 f"a size that stride {s} reaches from {n} with a kernel of at most {most}",
                 m,
-                f"output={tuple(ni * si for ni, si in zip(n, s, strict=True))}, or max_kernel={least}",
+                f"output={tuple(ni * si for ni, si in zip(n, s, strict=True))}, or max_kernel={smallest}",
             )
-        return tuple(found)
+        answers = math.prod(map(len, kernels.values()))
+        if answers > _MOST_ANSWERS:
+            smallest = max(r[0] for r in kernels.values())
+            raise ArgumentError(
+                "max_kernel", f"a bound that leaves at most {_MOST_ANSWERS} answers", answers, f"max_kernel={smallest}"
+            )
+        found = []
+        for chosen in itertools.product(*kernels.values()):
+            kernel_for = dict(zip(kernels, chosen, strict=True))
+            kernel = tuple(kernel_for[ask] for ask in asked)
+            totals = [di * (k - 1) + 1 - stamp for k, (_, di, stamp) in zip(kernel, asked, strict=True)]
+            crop = tuple((0, t) if t < 0 else (t - t // 2, t // 2) for t in totals)
+            marked = all(
+                (k, lo, hi, di) == (*bilinear_kernel(si), bilinear_kernel(si)[1], 1)
+                for k, (lo, hi), si, di in zip(kernel, crop, s, d, strict=True)
+            )
+            found.append(Solution(cls(kernel, s, d, crop), bilinear=marked))
+        return tuple(sorted(found, key=lambda answer: (math.prod(answer.geometry.kernel), answer.geometry.kernel)))
+
+
+_MOST_ANSWERS = 10_000
+_LONGEST_LIST = 2**22
+
+
+def _listable(name: str, count: int) -> None:
+    """An error where a list of phases, taps or positions would only fill the memory."""
+    if count > _LONGEST_LIST:
+        raise ArgumentError(name, f"at most {_LONGEST_LIST} phases, taps or positions to list", count, f"{name}=2")
+
+
+def _least_kernel(s: int, d: int, stamp: int) -> int:
+    """The smallest kernel that covers ``stamp`` positions but for fewer than a stride (or a dilation)."""
+    return max(1, -((max(s, d) - stamp) // d) + 1)
+
+
+def _kernels(s: int, d: int, stamp: int, most: int | None) -> range:
+    """The kernels of one axis that :meth:`Geometry.solve` answers with."""
+    least = _least_kernel(s, d, stamp)
+    unbroken = max(least, s)
+    if most is None:
+        return range(unbroken, max(2 * s, unbroken) + 1)
+    return range(unbroken if most >= unbroken else least, most + 1)
 
 
 @lru_cache(maxsize=256)
