@@ -44,7 +44,7 @@ format: $(VENV)/.installed-test,dev ## Rewrite the sources in the house style
 	$(bin)/clang-format -i $(native)
 
 bench: $(VENV)/.installed-bench ## Race the engine against its peers; options: make bench ARGS="--help"
-	$(bin)/python -m benchmarks $(ARGS)
+	$(bin)/python -m benchmarks $(or $(ARGS),race)
 
 # The sanitized engine lives in a directory of its own, so that it never mixes with the installed one.
 sanitize: $(VENV)/.installed-test build/sanitize/.built ## Run the engine's tests under ASan and UBSan

@@ -1,0 +1,1 @@
+"""The race against the other engines: ``python -m benchmarks --help``."""
