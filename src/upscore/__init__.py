@@ -3,9 +3,11 @@
 ``import upscore`` loads NumPy and nothing heavier. ``from upscore import nn`` needs torch.
 """
 
+from upscore import cpu
 from upscore._version import __version__
 from upscore.errors import ArgumentError, ArgumentTypeError, FileFormatError, MissingDependencyError, UpscoreError
 from upscore.geometry import CoordinateMap, Geometry, Phase, Solution
+from upscore.ops import Plan, conv, conv_transpose, conv_transpose_backward, plan
 
 __all__ = [
     "ArgumentError",
@@ -15,7 +17,13 @@ __all__ = [
     "Geometry",
     "MissingDependencyError",
     "Phase",
+    "Plan",
     "Solution",
     "UpscoreError",
     "__version__",
+    "conv",
+    "conv_transpose",
+    "conv_transpose_backward",
+    "cpu",
+    "plan",
 ]

@@ -1,0 +1,220 @@
+// Conversion, releasing the GIL, mapping errors; nothing else. Shapes are checked here once more, because
+// nothing that a caller passes may reach foreign memory.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+
+#include "buffer.h"
+#include "cpu.h"
+#include "execute.h"
+#include "pack.h"
+#include "threads.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace upscore {
+namespace {
+
+constexpr i64 kMostPhases = 16384;
+constexpr std::size_t kSchedules = 8;  // remembered per plan, by sizes
+
+template <typename T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Numpy = nb::ndarray<nb::numpy, T, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+// Shapes are (first, second, *axes); fewer than three axes are filled with leading ones.
+template <typename Array>
+Size axes_of(const Array& array) {
+  require(array.ndim() >= 3 && array.ndim() <= 5, "arrays have one to three axes after the first two");
+  Size size{1, 1, 1};
+  for (std::size_t d = 2; d < array.ndim(); ++d)
+    size[kAxes - (array.ndim() - d)] = static_cast<i64>(array.shape(d));
+  return size;
+}
+template <typename Array>
+i64 dim(const Array& array, std::size_t d) {
+  return static_cast<i64>(array.shape(d));
+}
+
+Layer layer_of(const Size& kernel, const Size& stride, const Size& dilation, i64 groups, i64 first, i64 second,
+               bool transposed) {
+  for (std::size_t a = 0; a < kAxes; ++a)
+    require(kernel[a] >= 1 && stride[a] >= 1 && dilation[a] >= 1, "kernel, stride and dilation are at least 1");
+  require(groups >= 1 && first >= 1 && second >= 1 && first % groups == 0, "groups divide the channels");
+  Layer layer;
+  layer.kernel = kernel;
+  layer.stride = stride;
+  layer.dilation = dilation;
+  layer.groups = groups;
+  layer.rows = transposed ? second : first / groups;
+  layer.cols = transposed ? first / groups : second;
+  layer.transposed = transposed;
+  return layer;
+}
+
+i64 phases_of(const Layer& layer) {
+  i64 phases = 1;
+  if (layer.transposed)
+    for (i64 s : layer.stride) phases = s > kMostPhases ? kMostPhases + 1 : std::min(phases * s, kMostPhases + 1);
+  return phases;
+}
+
+// A layer with its weights packed for the instruction set that was active when they were packed.
+template <typename T>
+class Plan {
+ public:
+  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed)
+      : layer_(layer_of(axes_of(w), stride, dilation, groups, dim(w, 0), dim(w, 1), transposed)),
+        kernels_(&active_table<T>()), isa_(active_isa()) {
+    if (bias) {
+      require(bias->ndim() == 1 && dim(*bias, 0) == layer_.groups * layer_.rows, "one bias per output channel");
+      bias_.assign(bias->data(), bias->data() + bias->size());
+    }
+    nb::gil_scoped_release release;
+    if (phases_of(layer_) > kMostPhases) {
+      weights_.assign(w.data(), w.data() + w.size());
+      return;
+    }
+    target_ = target_of(*kernels_);
+    packing_ = plan_packing(layer_, target_);
+    weights_.resize(static_cast<std::size_t>(packing_.group_size * layer_.groups));
+    pack_weights(layer_, packing_, w.data(), weights_.data());
+  }
+
+  void run(In<T> x, Out<T> y, Size lo, int threads) {
+    const Call call = call_of(x, y, lo);
+    if (y.size() == 0) return;
+    nb::gil_scoped_release release;
+    const T* bias = bias_.empty() ? nullptr : bias_.data();
+    if (phases_of(layer_) > kMostPhases) {
+      scatter(layer_, call, weights_.data(), bias, x.data(), y.data());
+      return;
+    }
+    const std::shared_ptr<const Schedule> schedule = schedule_of(call, threads);
+    execute(layer_, call, packing_, *schedule, *kernels_, weights_.data(), bias, x.data(), y.data());
+  }
+
+  std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
+    const std::string isa = isa_ + ": ";
+    if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
+    return isa + schedule_of({batch, in, out, lo}, threads)->why;
+  }
+
+  std::size_t packed_bytes() const { return weights_.size() * sizeof(T); }
+  std::string isa() const { return isa_; }
+
+ private:
+  Call call_of(const In<T>& x, const Out<T>& y, const Size& lo) const {
+    Call call{dim(x, 0), axes_of(x), axes_of(y), lo};
+    require(dim(x, 0) == dim(y, 0), "input and output have the same batch");
+    require(dim(x, 1) == layer_.groups * layer_.cols, "the input has the layer's channels");
+    require(dim(y, 1) == layer_.groups * layer_.rows, "the output has the layer's channels");
+    return call;
+  }
+
+  std::shared_ptr<const Schedule> schedule_of(const Call& call, int threads) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (auto at = schedules_.begin(); at != schedules_.end(); ++at)
+      if (at->threads == threads && at->call.batch == call.batch && at->call.in == call.in &&
+          at->call.out == call.out && at->call.lo == call.lo) {
+        schedules_.splice(schedules_.begin(), schedules_, at);
+        return schedules_.front().schedule;
+      }
+    auto fresh = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
+    schedules_.push_front({call, threads, fresh});
+    if (schedules_.size() > kSchedules) schedules_.pop_back();
+    return fresh;
+  }
+
+  struct Remembered {
+    Call call;
+    int threads;
+    std::shared_ptr<const Schedule> schedule;
+  };
+
+  Layer layer_;
+  const Kernels<T>* kernels_;
+  std::string isa_;
+  Target target_{};
+  Packing packing_;
+  std::vector<T> weights_, bias_;
+  std::mutex mutex_;
+  std::list<Remembered> schedules_;
+};
+
+template <typename T>
+void gradient_of_weights(In<T> x, In<T> grad_y, Out<T> grad_w, Size stride, Size dilation, Size lo, i64 groups,
+                         int threads) {
+  const Layer layer = layer_of(axes_of(grad_w), stride, dilation, groups, dim(grad_w, 0), dim(grad_w, 1), true);
+  const Call call{dim(x, 0), axes_of(x), axes_of(grad_y), lo};
+  require(dim(x, 0) == dim(grad_y, 0), "input and gradient have the same batch");
+  require(dim(x, 1) == dim(grad_w, 0), "the input has the weights' channels");
+  require(dim(grad_y, 1) == layer.groups * layer.rows, "the gradient has the layer's channels");
+  nb::gil_scoped_release release;
+  weight_gradient(layer, call, active_table<T>(), threads, x.data(), grad_y.data(), grad_w.data());
+}
+
+template <typename T>
+Numpy<T> empty(const std::vector<std::size_t>& shape) {
+  std::size_t bytes = sizeof(T);
+  for (std::size_t d : shape)
+    if (__builtin_mul_overflow(bytes, d, &bytes)) throw std::bad_alloc();
+  struct Block {
+    void* memory;
+    std::size_t bytes;
+  };
+  auto block = std::make_unique<Block>(Block{acquire_buffer(bytes), bytes});
+  Block* owned = block.release();
+  nb::capsule owner(owned, [](void* p) noexcept {
+    Block* b = static_cast<Block*>(p);
+    release_buffer(b->memory, b->bytes);
+    delete b;
+  });
+  return Numpy<T>(static_cast<T*>(owned->memory), shape.size(), shape.data(), owner);
+}
+
+template <typename T>
+void bind(nb::module_& m, const char* plan, const char* make_empty) {
+  nb::class_<Plan<T>>(m, plan)
+      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool>(), "w"_a, "bias"_a.none(), "stride"_a,
+           "dilation"_a, "groups"_a, "transposed"_a)
+      .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a)
+      .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
+      .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
+      .def_prop_ro("isa", &Plan<T>::isa);
+  m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a,
+        "dilation"_a, "lo"_a, "groups"_a, "threads"_a);
+  m.def(make_empty, &empty<T>, "shape"_a);
+}
+
+}  // namespace
+}  // namespace upscore
+
+NB_MODULE(_engine, m) {
+  using namespace upscore;
+  m.doc() = "The engine: plan, pack, execute. Use upscore's functions; these check shapes and no more.";
+  bind<float>(m, "PlanF32", "empty_f32");
+  bind<double>(m, "PlanF64", "empty_f64");
+  m.def("available_isas", &available_isas);
+  m.def("active_isa", &active_isa);
+  m.def("force_isa", &force_isa, "name"_a);
+  m.def("thread_count", &thread_count);
+  m.def("set_thread_count", &set_thread_count, "count"_a);
+}

@@ -1,0 +1,189 @@
+#include "execute.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "panel.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace upscore {
+
+template <typename T>
+Target target_of(const Kernels<T>& kernels) {
+  return {kernels.lanes, kernels.tile_rows, kernels.registers, static_cast<int>(sizeof(T))};
+}
+
+namespace {
+
+template <typename T>
+class Execution {
+ public:
+  Execution(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+            const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y)
+      : layer_(layer), call_(call), packing_(packing), schedule_(schedule), kernels_(kernels),
+        target_(target_of(kernels)), packed_(packed), bias_(bias), x_(x), y_(y) {}
+
+  void run() {
+    const i64 tiles = ceil_div(schedule_.positions, schedule_.tile);
+    chunks_ = ceil_div(layer_.rows, schedule_.chunk);
+    parallel_for(tiles * layer_.groups * chunks_, schedule_.threads, [this](i64 task) {
+      const i64 chunk = task % chunks_, rest = task / chunks_;
+      compute(rest / layer_.groups, rest % layer_.groups, chunk * schedule_.chunk);
+    });
+  }
+
+ private:
+  void compute(i64 tile, i64 group, i64 first_row) {
+    const i64 first = tile * schedule_.tile;
+    const i64 last = std::min(first + schedule_.tile, schedule_.positions);
+    const i64 rows = std::min(schedule_.chunk, layer_.rows - first_row);
+    // A last tile may be narrower; the reductions, and with them the bits, stay the same.
+    const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
+    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
+    const i64 channels = layer_.groups * layer_.cols;
+
+    thread_local std::vector<Segment> segments;
+    split_tile(schedule_.axis, first, last, segments);
+    PanelSource<T> source(schedule_.axis, schedule_.offsets, kernels_, schedule_.indexed, width);
+    source.set_tile(segments, channels * plane);
+    T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums));
+    T* sums = panel + schedule_.panel;
+
+    for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
+      const Reduction& r = schedule_.reductions[i];
+      source.fill(x_ + group * layer_.cols * plane, plane, r, panel);
+      for (std::size_t phase = 0; phase < schedule_.phases.size(); ++phase)
+        multiply(schedule_.phases[phase], static_cast<i64>(phase), group, first_row, rows, r, i > 0, width, panel,
+                 sums);
+    }
+    write(segments, group, first_row, rows, width, sums);
+  }
+
+  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused).
+  void multiply(const PhaseTaps& phase, i64 phase_index, i64 group, i64 first_row, i64 rows, const Reduction& r,
+                bool accumulate, i64 width, const T* panel, T* sums) {
+    const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
+    const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
+    const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
+    if (begin == end && accumulate) return;
+    i64 x_offset[64];
+    i64 taps = 0;
+    for (auto o = begin; o != end; ++o) x_offset[taps++] = (*o - r.offset_first) * width;
+    const i64 first_tap = begin - phase.offset_of.begin();
+    const i64 offsets = r.offset_last - r.offset_first;
+    const i64 total = layer_.rows * c.phases;  // rows of the class
+    const i64 from = first_row * c.phases, to = (first_row + rows) * c.phases;
+    const T* weights = packed_ + group * packing_.group_size + c.weights;
+    for (i64 row = from; row < to; row += packing_.tile_rows) {
+      const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
+      const int widest = target_.vectors(height);
+      Product<T> p;
+      p.w = weights + row * c.taps * layer_.cols + (first_tap * layer_.cols + r.column_first) * height;
+      p.w_tap_stride = layer_.cols * height;
+      p.x_offset = x_offset;
+      p.x_stride = offsets * width;
+      p.taps = taps;
+      p.columns = r.column_last - r.column_first;
+      p.c_stride = packing_.fused ? width : packing_.phases * width;
+      p.accumulate = accumulate;
+      T* to_sums = packing_.fused ? sums + (row - from) * width
+                                  : sums + ((row - from) * packing_.phases + phase_index) * width;
+      for (i64 v = 0, vectors = width / target_.lanes; v < vectors;) {
+        const i64 left = vectors - v;
+        const int n = static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2
+                                                                           : std::min<i64>(left, widest));
+        p.x = panel + v * target_.lanes;
+        p.c = to_sums + v * target_.lanes;
+        kernels_.product[height][n](p);
+        v += n;
+      }
+    }
+  }
+
+  void write(const std::vector<Segment>& segments, i64 group, i64 first_row, i64 rows, i64 width, const T* sums) {
+    const AxisPlan* axis = schedule_.axis;
+    const i64 steps[kAxes] = {axis[0].out_step, axis[1].out_step, axis[2].out_step};
+    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
+    for (i64 row = 0; row < rows; ++row) {
+      const i64 channel = group * layer_.rows + first_row + row;
+      const T bias = bias_ ? bias_[channel] : T(0);
+      const T* of_channel = sums + row * packing_.phases * width;
+      for (const Segment& s : segments) {
+        T* image = y_ + (s.batch * layer_.groups * layer_.rows + channel) * plane;
+        const i64 x0 = axis[2].base + s.at[2] * steps[2];
+        const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * steps[2], axis[2].out - x0);
+        if (from >= to) continue;
+        for (i64 rz = 0; rz < steps[0]; ++rz) {
+          const i64 z = axis[0].base + s.at[0] * steps[0] + rz;
+          if (z < 0 || z >= axis[0].out) continue;
+          for (i64 ry = 0; ry < steps[1]; ++ry) {
+            const i64 yy = axis[1].base + s.at[1] * steps[1] + ry;
+            if (yy < 0 || yy >= axis[1].out) continue;
+            kernels_.interleave(of_channel + (rz * steps[1] + ry) * steps[2] * width + s.place, width, steps[2],
+                                from, to, bias, image + (z * axis[1].out + yy) * axis[2].out + x0 + from);
+          }
+        }
+      }
+    }
+  }
+
+  const Layer& layer_;
+  const Call& call_;
+  const Packing& packing_;
+  const Schedule& schedule_;
+  const Kernels<T>& kernels_;
+  const Target target_;
+  const T *packed_, *bias_, *x_;
+  T* y_;
+  i64 chunks_ = 1;
+};
+
+}  // namespace
+
+template <typename T>
+void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+             const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
+  Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
+}
+
+template <typename T>
+void scatter(const Layer& layer, const Call& call, const T* w, const T* bias, const T* x, T* y) {
+  const Size &in = call.in, &out = call.out;
+  const i64 in_plane = in[0] * in[1] * in[2], out_plane = out[0] * out[1] * out[2];
+  for (i64 n = 0; n < call.batch; ++n)
+    for (i64 channel = 0; channel < layer.groups * layer.rows; ++channel) {
+      T* image = y + (n * layer.groups * layer.rows + channel) * out_plane;
+      std::fill_n(image, out_plane, bias ? bias[channel] : T(0));
+      const i64 group = channel / layer.rows, row = channel % layer.rows;
+      for (i64 column = group * layer.cols; column < (group + 1) * layer.cols; ++column) {
+        const T* from = x + (n * layer.groups * layer.cols + column) * in_plane;
+        const T* kernel = w + (column * layer.rows + row) * layer.taps();
+        for (i64 i = 0; i < in_plane; ++i) {
+          const Size at{i / (in[1] * in[2]), i / in[2] % in[1], i % in[2]};
+          for (i64 t = 0; t < layer.taps(); ++t) {
+            const Size tap{t / (layer.kernel[1] * layer.kernel[2]), t / layer.kernel[2] % layer.kernel[1],
+                           t % layer.kernel[2]};
+            Size to;
+            bool inside = true;
+            for (std::size_t a = 0; a < kAxes; ++a) {
+              to[a] = at[a] * layer.stride[a] + tap[a] * layer.dilation[a] - call.lo[a];
+              inside = inside && to[a] >= 0 && to[a] < out[a];
+            }
+            if (inside) image[(to[0] * out[1] + to[1]) * out[2] + to[2]] += from[i] * kernel[t];
+          }
+        }
+      }
+    }
+}
+
+#define UPSCORE_INSTANTIATE(T)                                                                               \
+  template Target target_of<T>(const Kernels<T>&);                                                           \
+  template void execute<T>(const Layer&, const Call&, const Packing&, const Schedule&, const Kernels<T>&,    \
+                           const T*, const T*, const T*, T*);                                                \
+  template void scatter<T>(const Layer&, const Call&, const T*, const T*, const T*, T*);
+UPSCORE_INSTANTIATE(float)
+UPSCORE_INSTANTIATE(double)
+
+}  // namespace upscore

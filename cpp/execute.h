@@ -1,0 +1,28 @@
+// Running a schedule. All pointers are to dense channels-first arrays.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "plan.h"
+
+namespace upscore {
+
+template <typename T>
+Target target_of(const Kernels<T>& kernels);
+
+// y (batch, groups*rows, *out) = layer(x (batch, groups*cols, *in)) + bias (groups*rows, or null).
+template <typename T>
+void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+             const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);
+
+// grad_w (groups*cols, rows, taps) of a transposed layer with input x (batch, groups*cols, *in) and
+// gradient grad_y (batch, groups*rows, *out). Overwrites grad_w.
+template <typename T>
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, int threads,
+                     const T* x, const T* grad_y, T* grad_w);
+
+// The transposed convolution as its definition says it, stamp by stamp: for strides so large that a table
+// of phases would not fit. Overwrites y.
+template <typename T>
+void scatter(const Layer& layer, const Call& call, const T* w, const T* bias, const T* x, T* y);
+
+}  // namespace upscore

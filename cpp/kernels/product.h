@@ -1,0 +1,50 @@
+// The register-tiled product: MR rows of weights (broadcast) by NV vectors of positions. Terms are added
+// in the same order in every tile shape, so the bits of a result do not depend on how work was cut.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace upscore::UPSCORE_ISA {
+
+template <typename T, int MR, int NV>
+void product(const Product<T>& p) {
+  constexpr int L = kLanes<T>;
+  Vector<T> acc[MR][NV] = {};
+  for (i64 tap = 0; tap < p.taps; ++tap) {
+    const T* x = p.x + p.x_offset[tap];
+    const T* w = p.w + tap * p.w_tap_stride;
+    for (i64 column = 0; column < p.columns; ++column) {
+      Vector<T> xv[NV];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) xv[v] = load(x + v * L);
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[r][v] += w[r] * xv[v];
+      x += p.x_stride;
+      w += MR;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      T* c = p.c + r * p.c_stride + v * L;
+      store(c, p.accumulate ? load(c) + acc[r][v] : acc[r][v]);
+    }
+}
+
+template <typename T, int MR, int NV>
+void fill_products(Kernels<T>& k) {
+  if constexpr (MR <= kMaxTileRows) {
+    if constexpr (NV <= kMaxTileVectors && MR * NV <= UPSCORE_REGISTERS) {
+      k.product[MR][NV] = product<T, MR, NV>;
+      fill_products<T, MR, NV + 1>(k);
+    } else {
+      fill_products<T, MR + 1, 1>(k);
+    }
+  }
+}
+
+}  // namespace upscore::UPSCORE_ISA

@@ -1,0 +1,35 @@
+// The table of this instruction set.
+#include "dots.h"
+#include "interleave.h"
+#include "kernels.h"
+#include "panel.h"
+#include "product.h"
+
+namespace upscore::UPSCORE_ISA {
+namespace {
+
+#define UPSCORE_TEXT_(x) #x
+#define UPSCORE_TEXT(x) UPSCORE_TEXT_(x)
+
+template <typename T>
+Kernels<T> table() {
+  Kernels<T> k{};
+  k.lanes = kLanes<T>;
+  k.registers = UPSCORE_REGISTERS;
+  k.tile_rows = UPSCORE_TILE_ROWS;
+  fill_products<T, 1, 1>(k);
+  fill_dots<T, 1, 1>(k);
+  k.interleave = interleave<T>;
+  k.gather = gather<T>;
+  k.copy = copy<T>;
+  return k;
+}
+
+}  // namespace
+
+const IsaKernels& kernels() {
+  static const IsaKernels all = {UPSCORE_TEXT(UPSCORE_ISA_NAME), table<float>(), table<double>()};
+  return all;
+}
+
+}  // namespace upscore::UPSCORE_ISA

@@ -1,0 +1,44 @@
+// The vector of the instruction set that this file is compiled for, with the compilers' vector extensions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if !defined(UPSCORE_ISA) || !defined(UPSCORE_VECTOR_BYTES) || !defined(UPSCORE_REGISTERS)
+#error "kernels are compiled with UPSCORE_ISA, UPSCORE_VECTOR_BYTES and UPSCORE_REGISTERS defined"
+#endif
+
+namespace upscore::UPSCORE_ISA {
+
+template <typename T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+  typedef std::int32_t index __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+  typedef std::int64_t index __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+};
+
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+template <typename T>
+using Index = typename VectorOf<T>::index;
+template <typename T>
+constexpr int kLanes = UPSCORE_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+template <typename T>
+inline Vector<T> load(const T* p) {
+  Vector<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename T>
+inline void store(T* p, Vector<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+}  // namespace upscore::UPSCORE_ISA

@@ -1,0 +1,65 @@
+// What will be done and why, decided without doing it: pure functions of the layer and of the call's sizes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "geometry.h"
+
+namespace upscore {
+
+// What the kernels of an instruction set can hold.
+struct Target {
+  int lanes, tile_rows, registers, number_bytes;
+  int vectors(int rows) const;  // widest tile, in vectors, for this many rows
+};
+
+// A set of output rows that read the same window: one phase, or all of them when fused.
+struct PhaseClass {
+  std::vector<i64> tap;  // flat kernel index per (row phase, window place); -1 is a structural zero
+  i64 taps = 0;          // window places
+  i64 phases = 1;        // phases that are rows of this class (1 unless fused)
+  i64 weights = 0;       // where its packed weights begin, within a group
+};
+
+// How the weights lie in memory: [group][class][block of rows][tap][column][row]. Sizes do not matter.
+struct Packing {
+  bool fused = false;
+  int tile_rows = 1;
+  i64 phases = 1;  // of the whole layer: the product of the strides
+  std::vector<PhaseClass> classes;
+  i64 group_size = 0;  // packed numbers per group
+};
+
+Packing plan_packing(const Layer& layer, const Target& target);
+
+// A range of window offsets times a range of input channels: what is summed in registers in one go.
+// Depends on the layer alone, so that the order of additions never depends on threads or tiles.
+struct Reduction {
+  i64 offset_first, offset_last;  // into Schedule::offsets
+  i64 column_first, column_last;
+};
+
+struct PhaseTaps {
+  i64 packed_class = 0;        // which PhaseClass of the packing
+  std::vector<i64> offset_of;  // per tap, its index into Schedule::offsets; ascending
+};
+
+struct Schedule {
+  AxisPlan axis[kAxes];
+  std::vector<Size> offsets;  // distinct input offsets, in the order of the taps
+  std::vector<PhaseTaps> phases;
+  std::vector<Reduction> reductions;
+  i64 positions = 0;     // batch * positions of all axes
+  i64 tile = 0;          // positions per task, a multiple of the lanes
+  i64 chunk = 0;         // output channels per task
+  bool indexed = false;  // panels are filled through an index (short rows) rather than by runs
+  i64 panel = 0, sums = 0;  // scratch per task, in numbers
+  int threads = 1;
+  std::string why;
+};
+
+Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
+                       int threads);
+
+}  // namespace upscore

@@ -1,0 +1,18 @@
+// A small pool: tasks are taken from a counter, workers sleep when there are none.
+#pragma once
+
+#include <functional>
+
+#include "geometry.h"
+
+namespace upscore {
+
+int thread_count();
+void set_thread_count(int count);
+
+// Runs task(index) for every index in [0, count) on at most `threads` threads, the caller among them, and
+// returns when all are done. Calls from several threads take turns; a task must not call it again.
+// After a fork the child starts a pool of its own.
+void parallel_for(i64 count, int threads, const std::function<void(i64)>& task);
+
+}  // namespace upscore

@@ -1,0 +1,166 @@
+"""The native engine on NumPy arrays and :class:`Geometry`: any rank, no dialects, no dtype conversions.
+
+Everything here expects C-contiguous float32 or float64 arrays of one dtype, channels first, and shapes that
+fit; :mod:`upscore.ops` and :mod:`upscore.nn` are where arguments are checked and converted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upscore import _engine
+from upscore.errors import ArgumentError
+from upscore.geometry import Geometry
+
+__all__ = ["NATIVE_RANK", "Packed", "empty", "weight_gradient"]
+
+Array = NDArray[Any]
+
+NATIVE_RANK = 3
+_LIMIT = 2**62
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array whose memory is reused when it is dropped (large blocks keep their pages)."""
+    if math.prod(shape) * dtype.itemsize >= _LIMIT:
+        raise ArgumentError("output size", "a size that fits into memory", shape, "a smaller stride or padding")
+    return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
+
+
+def _check_range(geometry: Geometry) -> None:
+    """The engine counts in 64 bits: every coordinate it can form must fit."""
+    largest = max(
+        s + d * k + abs(lo) + abs(hi)
+        for s, d, k, (lo, hi) in zip(geometry.stride, geometry.dilation, geometry.kernel, geometry.crop, strict=True)
+    )
+    if largest >= 2**40:
+        raise ArgumentError("geometry", "strides, dilations and crops below 2^40", geometry, "stride=2, padding=1")
+
+
+def _three(values: tuple[int, ...], fill: int) -> list[int]:
+    return [fill] * (NATIVE_RANK - len(values)) + list(values)
+
+
+class Packed:
+    """Weights ``(C_in, C_out/groups, *K)`` in the order the kernels read, for the layer or its adjoint.
+
+    Args:
+        w: weights in the normal layout.
+        bias: one number per output channel (of the direction that is run), or None.
+        geometry: stride and dilation are used; the crop comes with each call.
+        groups: number of groups.
+        adjoint: run the ordinary convolution instead of the transposed one.
+    """
+
+    def __init__(self, w: Array, bias: Array | None, geometry: Geometry, groups: int, *, adjoint: bool = False) -> None:
+        _check_range(geometry)
+        self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
+        self.channels = w.shape[0] if adjoint else w.shape[1] * groups
+        make = _engine.PlanF32 if w.dtype == np.float32 else _engine.PlanF64
+        lead = geometry.rank - NATIVE_RANK
+        stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
+        self._bias = bias
+        if lead <= 0:
+            self._plan = make(w, bias, stride, dilation, groups, not adjoint)
+            return
+        # Higher ranks: one native plan per tap of the leading axes; the bias is added once, by hand.
+        self._taps = {
+            tap: make(
+                np.ascontiguousarray(w[(slice(None), slice(None), *tap)]), None, stride, dilation, groups, not adjoint
+            )
+            for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead]))
+        }
+
+    def run(
+        self, x: Array, geometry: Geometry, size: tuple[int, ...], out: Array | None = None, threads: int = 0
+    ) -> Array:
+        """The layer on ``x`` (N, C, *spatial), cropped as ``geometry`` says, giving spatial size ``size``."""
+        _check_range(geometry)
+        shape = (x.shape[0], self.channels, *size)
+        y = empty(shape, self.dtype) if out is None else out
+        threads = threads or _engine.thread_count()
+        if geometry.rank > NATIVE_RANK:
+            self._run_leading(x, geometry, y, threads)
+        else:
+            self._plan.run(x, y, _three(tuple(lo for lo, _ in geometry.crop), 0), threads)
+        return y
+
+    def why(self, batch: int, geometry: Geometry, input_size: tuple[int, ...], size: tuple[int, ...]) -> str:
+        """The engine's reasons for how it runs these sizes."""
+        if geometry.rank > NATIVE_RANK:
+            return f"rank {geometry.rank}: loops over the first {geometry.rank - NATIVE_RANK} axes around a native 3-D plan"
+        lo = _three(tuple(lo for lo, _ in geometry.crop), 0)
+        return self._plan.why(batch, _three(input_size, 1), _three(size, 1), lo, _engine.thread_count())
+
+    def _run_leading(self, x: Array, geometry: Geometry, y: Array, threads: int) -> None:
+        lead = geometry.rank - NATIVE_RANK
+        y[...] = 0 if self._bias is None else self._bias.reshape(-1, *(1,) * geometry.rank)
+        lo = [a for a, _ in geometry.crop[lead:]]
+        coarse, dense = (y, x) if self.adjoint else (x, y)
+        for tap, plan in self._taps.items():
+            picks = _meeting(geometry, tap, coarse.shape, dense.shape)
+            if picks is None:
+                continue
+            pick_y, pick_x = picks if self.adjoint else picks[::-1]
+            source = x[pick_x]
+            merged = _merge_leading(source, lead)
+            part = empty((merged.shape[0], self.channels, *y.shape[2 + lead :]), self.dtype)
+            plan.run(merged, part, lo, threads)
+            spread = part.reshape(x.shape[0], *source.shape[2 : 2 + lead], *part.shape[1:])
+            y[pick_y] += np.moveaxis(spread, 1 + lead, 1)
+
+
+def weight_gradient(
+    x: Array, grad_y: Array, geometry: Geometry, groups: int, kernel_channels: int, threads: int = 0
+) -> Array:
+    """The gradient of the transposed convolution's weights, ``(C_in, C_out/groups, *K)``.
+
+    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups.
+    """
+    _check_range(geometry)
+    threads = threads or _engine.thread_count()
+    grad_w = np.zeros((x.shape[1], kernel_channels, *geometry.kernel), x.dtype)
+    lead = max(geometry.rank - NATIVE_RANK, 0)
+    stride, dilation = _three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1)
+    lo = _three(tuple(a for a, _ in geometry.crop[lead:]), 0)
+    for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead])):
+        picks = _meeting(geometry, tap, x.shape, grad_y.shape)
+        if picks is None:
+            continue
+        part_x, part_y = (_merge_leading(a[pick], lead) for a, pick in zip((x, grad_y), picks, strict=True))
+        part = np.empty((x.shape[1], kernel_channels, *geometry.kernel[lead:]), x.dtype)
+        _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, threads)
+        grad_w[(slice(None), slice(None), *tap)] = part
+    return grad_w
+
+
+_Picks = tuple[tuple[slice, ...], tuple[slice, ...]]
+
+
+def _meeting(
+    geometry: Geometry, tap: tuple[int, ...], coarse: tuple[int, ...], dense: tuple[int, ...]
+) -> _Picks | None:
+    """On the leading axes: the coarse positions whose stamp of ``tap`` lands inside, and where it lands."""
+    pick_coarse, pick_dense = [slice(None)] * 2, [slice(None)] * 2
+    for axis, t in enumerate(tap):
+        s, shift = geometry.stride[axis], t * geometry.dilation[axis] - geometry.crop[axis][0]
+        first = max(0, -(shift // s))
+        last = min(coarse[2 + axis], (dense[2 + axis] - 1 - shift) // s + 1)
+        if first >= last:
+            return None
+        pick_coarse.append(slice(first, last))
+        pick_dense.append(slice(first * s + shift, (last - 1) * s + shift + 1, s))
+    return tuple(pick_coarse), tuple(pick_dense)
+
+
+def _merge_leading(a: Array, lead: int) -> Array:
+    """The ``lead`` first spatial axes moved into the batch."""
+    if lead == 0:
+        return a
+    moved = np.moveaxis(a, 1, 1 + lead)
+    return np.ascontiguousarray(moved).reshape(-1, a.shape[1], *a.shape[2 + lead :])

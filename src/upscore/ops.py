@@ -1,0 +1,342 @@
+"""Arrays in, arrays out: the transposed convolution, its adjoint, its gradients, pooling and unpooling.
+
+Arrays are NumPy arrays or anything that speaks DLPack on the CPU; what comes in decides what goes out.
+Shapes are channels first, ``(N, C, *spatial)``, of any rank. float32 and float64 are computed natively;
+float16 and bfloat16 are computed in float32 and returned as they came.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upscore import engine
+from upscore.errors import ArgumentError, ArgumentTypeError
+from upscore.geometry import Geometry, Ints, Pairs, per_axis
+
+__all__ = ["Plan", "conv", "conv_transpose", "conv_transpose_backward", "plan"]
+
+Array = NDArray[Any]
+Restore = Callable[[Array], Any]
+
+
+def _read(name: str, value: Any) -> tuple[Array, Restore]:
+    """``value`` as a contiguous float32 or float64 array, and what turns a result into its kind."""
+    kind: Restore = _identity
+    if isinstance(value, np.ndarray):
+        array = value
+    elif hasattr(value, "__dlpack__"):
+        array, kind = _from_dlpack(name, value)
+    else:
+        raise ArgumentTypeError(name, "a NumPy or DLPack array", type(value).__name__, f"numpy.asarray({name})")
+    dtype = array.dtype
+    if dtype == np.float32 or dtype == np.float64:
+        if not dtype.isnative:
+            array = array.astype(dtype.newbyteorder("="))
+        return np.ascontiguousarray(array).reshape(array.shape), kind
+    if dtype == np.float16 or dtype.name == "bfloat16":
+        outer = kind
+        return np.ascontiguousarray(array, dtype=np.float32), lambda y: outer(y.astype(dtype))
+    raise ArgumentTypeError(
+        name, "float32, float64, float16 or bfloat16 numbers", dtype.name, f"{name}.astype('float32')"
+    )
+
+
+def _identity(y: Array) -> Any:
+    return y
+
+
+def _from_dlpack(name: str, value: Any) -> tuple[Array, Restore]:
+    module = sys.modules[type(value).__module__.partition(".")[0]]
+    if module.__name__.startswith("jax"):
+        module = sys.modules["jax.numpy"]
+    elif str(value.dtype) == "torch.bfloat16":
+        # NumPy's own DLPack reader knows no bfloat16.
+        array, _ = _from_dlpack(name, value.float())
+        return array, lambda y: module.from_dlpack(y).to(value.dtype)
+    try:
+        array = np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            name,
+            "an array that DLPack can share on the CPU",
+            f"one that cannot be shared ({error})",
+            f"{name}.detach().cpu()",
+        ) from error
+    back = getattr(module, "from_dlpack", None)
+    return array, back if back is not None else _identity
+
+
+def _check_weights(x: Array, w: Array, groups: int, channels: int, what: str) -> None:
+    """Ranks, dtypes and channels of input and weights. ``channels``: the axis of w that meets x."""
+    if x.ndim < 3:
+        raise ArgumentError("x", "at least 3 dimensions (N, C, *spatial)", f"shape {x.shape}", "x[None]")
+    if w.ndim != x.ndim:
+        raise ArgumentError(
+            "w", f"{x.ndim} dimensions (C_in, C_out/groups, *kernel), as x", f"shape {w.shape}", "w of x's rank"
+        )
+    if w.dtype != x.dtype:
+        raise ArgumentTypeError("w", f"the dtype of x, {x.dtype.name}", w.dtype.name, f"w.astype('{x.dtype.name}')")
+    if 0 in w.shape:
+        raise ArgumentError("w", "no axis of size 0", f"shape {w.shape}", "at least one channel and one tap")
+    if groups < 1 or w.shape[0] % groups:
+        raise ArgumentError("groups", f"a divisor of the {w.shape[0]} channels of w's first axis", groups, "groups=1")
+    if x.shape[1] != channels:
+        raise ArgumentError(
+            "x",
+            f"{channels} channels, as {what} of w {w.shape} with groups={groups}",
+            f"{x.shape[1]} (shape {x.shape})",
+            f"x[:, :{channels}]",
+        )
+    if 0 in x.shape[2:]:
+        raise ArgumentError("x", "spatial axes of at least 1", f"shape {x.shape}", "x with at least one position")
+
+
+def _read_bias(bias: Any, w: Array, channels: int) -> Array | None:
+    if bias is None:
+        return None
+    b, _ = _read("bias", bias)
+    if b.shape != (channels,):
+        raise ArgumentError(
+            "bias", f"shape ({channels},), one number per output channel", f"shape {b.shape}", "bias=None"
+        )
+    if b.dtype != w.dtype:
+        raise ArgumentTypeError(
+            "bias", f"the dtype of w, {w.dtype.name}", b.dtype.name, f"bias.astype('{w.dtype.name}')"
+        )
+    return b
+
+
+class Plan:
+    """A transposed convolution with its weights packed once; call it on any batch and size.
+
+    Made by :func:`plan`. ``geometry`` is the normal form, ``why`` says how the engine runs the last call.
+    """
+
+    def __init__(self, w: Array, bias: Array | None, geometry: Geometry, groups: int) -> None:
+        self.geometry, self.groups = geometry, groups
+        self.in_channels, self.out_channels = w.shape[0], w.shape[1] * groups
+        self.dtype = w.dtype
+        self._shape = w.shape
+        self._packed = engine.Packed(w, bias, geometry, groups)
+        self._last: tuple[int, Geometry, tuple[int, ...], tuple[int, ...]] | None = None
+
+    def __call__(self, x: Any, *, output_size: Ints | None = None) -> Any:
+        """The layer on ``x`` (N, C_in, *spatial); ``output_size`` chooses another size, cut or filled at the end."""
+        array, restore = _read("x", x)
+        if (
+            array.ndim != len(self._shape)
+            or array.dtype != self.dtype
+            or array.shape[1] != self.in_channels
+            or 0 in array.shape[2:]
+        ):
+            _check_weights(array, np.empty(self._shape, self.dtype), self.groups, self.in_channels, "the first axis")
+        n = array.shape[2:]
+        geometry = self.geometry if output_size is None else self.geometry.with_output_size(n, output_size)
+        size = geometry.output_size(n)
+        self._last = (array.shape[0], geometry, n, size)
+        return restore(self._packed.run(array, geometry, size))
+
+    @property
+    def why(self) -> str:
+        """How the engine runs the last call, and why; before the first call, what is needed to know."""
+        if self._last is None:
+            return "not run yet: the sizes decide; call the plan once"
+        batch, geometry, n, size = self._last
+        return self._packed.why(batch, geometry, n, size)
+
+    def __repr__(self) -> str:
+        g = self.geometry
+        return (
+            f"Plan({self.in_channels} -> {self.out_channels}, kernel={g.kernel}, stride={g.stride}, "
+            f"dilation={g.dilation}, crop={g.crop}, groups={self.groups}, {self.dtype.name})"
+        )
+
+
+def plan(
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Ints = 1,
+    padding: Pairs = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> Plan:
+    """Pack the weights of a transposed convolution once, to run it many times.
+
+    Args:
+        w: weights ``(C_in, C_out / groups, *kernel)``, PyTorch's and Caffe's layout.
+        bias: ``(C_out,)`` or None.
+        stride, padding, output_padding, dilation, groups: as in :func:`conv_transpose`.
+
+    Raises:
+        ArgumentError: naming the argument that cannot work.
+
+    >>> import numpy as np
+    >>> layer = plan(np.ones((1, 1, 3, 3), "float32"), stride=2)
+    >>> layer(np.array([[[[1, 2], [3, 4]]]], "float32"))[0, 0, 2].tolist()
+    [4.0, 4.0, 10.0, 6.0, 6.0]
+    """
+    weights, _ = _read("w", w)
+    groups = per_axis("groups", groups, 1, least=1)[0]
+    if weights.ndim < 3:
+        raise ArgumentError(
+            "w", "at least 3 dimensions (C_in, C_out/groups, *kernel)", f"shape {weights.shape}", "w[None]"
+        )
+    _check_weights(
+        np.empty((0, weights.shape[0]) + (1,) * (weights.ndim - 2), weights.dtype),
+        weights,
+        groups,
+        weights.shape[0],
+        "the first axis",
+    )
+    geometry = Geometry.from_padding(
+        weights.shape[2:], stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
+    return Plan(weights, _read_bias(bias, weights, weights.shape[1] * groups), geometry, groups)
+
+
+def conv_transpose(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Ints = 1,
+    padding: Pairs = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    output_size: Ints | None = None,
+) -> Any:
+    """The transposed convolution: every input stamps the kernel, overlaps add.
+
+    Args:
+        x: input ``(N, C_in, *spatial)``.
+        w: weights ``(C_in, C_out / groups, *kernel)``, not flipped: PyTorch's and Caffe's layout.
+        bias: ``(C_out,)`` or None.
+        stride: output steps per input step; an int or one per axis, as all that follow.
+        padding: positions cut from the full output: an int, one per axis, or a (before, after) pair per axis.
+        output_padding: positions given back at the end, less than the stride or the dilation.
+        dilation: output steps between taps.
+        groups: the channels are split into this many groups that do not mix.
+        output_size: the size of the output, instead of what padding and output_padding come to at the end.
+
+    Returns:
+        ``(N, C_out, *((n - 1)*stride + dilation*(kernel - 1) + 1 - before - after + output_padding))``.
+
+    Raises:
+        ArgumentError: naming the argument that cannot work.
+
+    Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4;
+    torch.nn.functional.conv_transpose2d.
+
+    >>> import numpy as np
+    >>> x = np.array([[[[1, 2], [3, 4]]]], "float32")
+    >>> conv_transpose(x, np.ones((1, 1, 3, 3), "float32"), stride=2)[0, 0].astype(int).tolist()
+    [[1, 1, 3, 2, 2], [1, 1, 3, 2, 2], [4, 4, 10, 6, 6], [3, 3, 7, 4, 4], [3, 3, 7, 4, 4]]
+    """
+    array, restore = _read("x", x)
+    weights, _ = _read("w", w)
+    groups = per_axis("groups", groups, 1, least=1)[0]
+    _check_weights(array, weights, groups, weights.shape[0] if weights.ndim else 0, "the first axis")
+    geometry = _geometry(array, weights, stride, padding, output_padding, dilation, output_size)
+    b = _read_bias(bias, weights, weights.shape[1] * groups)
+    size = geometry.output_size(array.shape[2:])
+    return restore(engine.Packed(weights, b, geometry, groups).run(array, geometry, size))
+
+
+def _geometry(
+    x: Array, w: Array, stride: Ints, padding: Pairs, output_padding: Ints, dilation: Ints, output_size: Ints | None
+) -> Geometry:
+    geometry = Geometry.from_padding(
+        w.shape[2:], stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+    )
+    return geometry if output_size is None else geometry.with_output_size(x.shape[2:], output_size)
+
+
+def conv(
+    x: Any, w: Any, bias: Any = None, *, stride: Ints = 1, padding: Pairs = 0, dilation: Ints = 1, groups: int = 1
+) -> Any:
+    """The ordinary convolution (without flip), the adjoint of :func:`conv_transpose` with the same weights.
+
+    Args:
+        x: input ``(N, C_in, *spatial)``.
+        w: weights ``(C_out, C_in / groups, *kernel)``: torch.nn.functional.conv2d's layout, and the very array
+            that the transposed convolution from C_out to C_in channels takes.
+        bias: ``(C_out,)`` or None.
+        stride, padding, dilation, groups: as in :func:`conv_transpose`; padding adds zeros here.
+
+    Returns:
+        ``(N, C_out, *(floor((m + before + after - dilation*(kernel - 1) - 1) / stride) + 1))``.
+
+    Raises:
+        ArgumentError: naming the argument that cannot work.
+
+    >>> import numpy as np
+    >>> conv(np.ones((1, 1, 5, 5), "float32"), np.ones((1, 1, 3, 3), "float32"), stride=2)[0, 0].tolist()
+    [[9.0, 9.0], [9.0, 9.0]]
+    """
+    array, restore = _read("x", x)
+    weights, _ = _read("w", w)
+    groups = per_axis("groups", groups, 1, least=1)[0]
+    _check_weights(
+        array, weights, groups, weights.shape[1] * groups if weights.ndim > 1 else 0, "the second axis times groups"
+    )
+    geometry = _geometry(array, weights, stride, padding, 0, dilation, None)
+    b = _read_bias(bias, weights, weights.shape[0])
+    size = geometry.adjoint_size(array.shape[2:])
+    return restore(engine.Packed(weights, b, geometry, groups, adjoint=True).run(array, geometry, size))
+
+
+def conv_transpose_backward(
+    grad_y: Any,
+    x: Any,
+    w: Any,
+    *,
+    stride: Ints = 1,
+    padding: Pairs = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    output_size: Ints | None = None,
+) -> tuple[Any, Any, Any]:
+    """The gradients of :func:`conv_transpose` with respect to input, weights and bias.
+
+    Args:
+        grad_y: gradient of the output, ``(N, C_out, *output)``.
+        x, w, stride, padding, output_padding, dilation, groups, output_size: as in the forward call.
+
+    Returns:
+        ``(grad_x, grad_w, grad_bias)`` with the shapes of x, w and ``(C_out,)``.
+
+    Raises:
+        ArgumentError: naming the argument that cannot work.
+
+    >>> import numpy as np
+    >>> x, w = np.ones((1, 1, 2), "float32"), np.ones((1, 1, 3), "float32")
+    >>> [g.tolist() for g in conv_transpose_backward(np.ones((1, 1, 5), "float32"), x, w, stride=2)]
+    [[[[3.0, 3.0]]], [[[2.0, 2.0, 2.0]]], [5.0]]
+    """
+    array, restore = _read("x", x)
+    weights, restore_w = _read("w", w)
+    grad, _ = _read("grad_y", grad_y)
+    groups = per_axis("groups", groups, 1, least=1)[0]
+    _check_weights(array, weights, groups, weights.shape[0] if weights.ndim else 0, "the first axis")
+    geometry = _geometry(array, weights, stride, padding, output_padding, dilation, output_size)
+    expected = (array.shape[0], weights.shape[1] * groups, *geometry.output_size(array.shape[2:]))
+    if grad.shape != expected or grad.dtype != array.dtype:
+        raise ArgumentError(
+            "grad_y",
+            f"the forward output's shape {expected} and dtype {array.dtype.name}",
+            f"{grad.shape} {grad.dtype.name}",
+            "numpy.ones_like(y)",
+        )
+    grad_x = engine.Packed(weights, None, geometry, groups, adjoint=True).run(grad, geometry, array.shape[2:])
+    grad_w = engine.weight_gradient(array, grad, geometry, groups, weights.shape[1])
+    grad_b = grad.sum(axis=(0, *range(2, grad.ndim)), dtype=np.float64).astype(grad.dtype)
+    return restore(grad_x), restore_w(grad_w), restore_w(grad_b)
