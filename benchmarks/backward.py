@@ -16,8 +16,7 @@ Prepared = tuple[Callable[[], Any], Callable[[Any], tuple[Array, Array]]]
 def upscore_ops(layer: Layer, x: Array, w: Array, b: Array, gradient: Array, threads: int) -> Prepared:
     import upscore
 
-    if hasattr(upscore, "set_num_threads"):
-        upscore.set_num_threads(threads)
+    upscore.cpu.set_threads(threads)
     arguments = peers.arguments(layer)
     return lambda: upscore.conv_transpose_backward(gradient, x, w, **arguments), lambda grads: (grads[0], grads[1])
 

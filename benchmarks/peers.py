@@ -2,8 +2,9 @@
 
 An engine is a function ``(layer, x, weight, bias, threads) -> (run, fetch)``: ``run()`` is what the clock measures,
 ``fetch(result)`` gives its values as a contiguous array. Everything that a program does once (packing weights,
-compiling, moving the input into the engine's layout) happens before ``run``; the arrays have to outlive it. Imports stand inside the functions,
-because each engine runs in a process that loads no other.
+compiling, moving the input into the engine's layout) happens before ``run``; some engines borrow the memory of the
+arrays, which have to outlive ``run``. Imports stand inside the functions, because each engine runs in a process that
+loads no other.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ def arguments(layer: Layer) -> dict[str, Any]:
 def upscore_plan(layer: Layer, x: Array, w: Array, b: Array, threads: int) -> Prepared:
     import upscore
 
-    if hasattr(upscore, "set_num_threads"):
-        upscore.set_num_threads(threads)
+    upscore.cpu.set_threads(threads)
     plan = upscore.plan(w, b, **arguments(layer))
     return lambda: plan(x), np.ascontiguousarray
 
@@ -170,7 +170,12 @@ def onnxruntime(layer: Layer, x: Array, w: Array, b: Array, threads: int) -> Pre
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x))
     binding.bind_output("y", "cpu", 0, np.float32, layer.output_shape, y.ctypes.data)
-    return lambda: session.run_with_iobinding(binding), lambda _: y
+
+    def run() -> Array:
+        session.run_with_iobinding(binding)
+        return y  # this closure is what keeps the bound memory alive
+
+    return run, np.ascontiguousarray
 
 
 def openvino(layer: Layer, x: Array, w: Array, b: Array, threads: int) -> Prepared:
