@@ -387,15 +387,15 @@ class Graph(nn.Module):
         Raises:
             FileFormatError: when a layer's blobs in the file differ in number or shape, or the file is broken.
         """
-        from upscore.caffe import weights
+        from upscore.caffe.weights import load
 
-        return weights.load(self, path)
+        return load(self, path)
 
     def save(self, path: Any) -> None:
         """Write the net and its weights as a caffemodel; HDF5 where the name ends in ``.h5``."""
-        from upscore.caffe import weights
+        from upscore.caffe.weights import save
 
-        weights.save(self, path)
+        save(self, path)
 
 
 def filter_layers(net: Any, phase: int, level: int = 0, stages: Iterable[str] = ()) -> Any:

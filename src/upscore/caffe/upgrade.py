@@ -10,9 +10,9 @@ from typing import Any
 from upscore.caffe import schema
 from upscore.errors import FileFormatError
 
-__all__ = ["upgrade", "upgrade_solver"]
+__all__ = ["V0_TYPES", "upgrade", "upgrade_solver", "v1_type"]
 
-_V0_TYPES = {
+V0_TYPES = {
     "accuracy": "ACCURACY",
     "bnll": "BNLL",
     "concat": "CONCAT",
@@ -115,6 +115,15 @@ def upgrade(net: Any) -> Any:
     return new
 
 
+def v1_type(name: str) -> str:
+    """Today's name of a V1 layer type.
+
+    >>> v1_type("EUCLIDEAN_LOSS"), v1_type("SOFTMAX_LOSS")
+    ('EuclideanLoss', 'SoftmaxWithLoss')
+    """
+    return _V1_TYPES.get(name, "".join(word.capitalize() for word in name.split("_")))
+
+
 def upgrade_solver(solver: Any) -> Any:
     """The solver with ``solver_type: ADAGRAD`` said as ``type: "AdaGrad"``: a new message."""
     new = schema.SolverParameter()
@@ -153,9 +162,9 @@ def _fold_padding(layers: Any) -> list[Any]:
 def _v0_to_v1(old: Any) -> Any:
     v0 = old.layer
     new = schema.V1LayerParameter(name=v0.name, bottom=old.bottom, top=old.top)
-    if v0.type not in _V0_TYPES:
-        raise FileFormatError(f"layer {v0.name!r}: {v0.type!r} is no V0 layer type; known are {', '.join(_V0_TYPES)}")
-    new.type = schema.V1LayerParameter.LayerType.Value(_V0_TYPES[v0.type])
+    if v0.type not in V0_TYPES:
+        raise FileFormatError(f"layer {v0.name!r}: {v0.type!r} is no V0 layer type; known are {', '.join(V0_TYPES)}")
+    new.type = schema.V1LayerParameter.LayerType.Value(V0_TYPES[v0.type])
     new.blobs.extend(v0.blobs)
     new.blobs_lr.extend(v0.blobs_lr)
     new.weight_decay.extend(v0.weight_decay)
@@ -181,8 +190,7 @@ def _assign(message: Any, name: str, value: Any) -> None:
 
 
 def _v1_to_v2(old: Any, new: Any) -> None:
-    name = schema.V1LayerParameter.LayerType.Name(old.type)
-    new.type = _V1_TYPES.get(name, "".join(word.capitalize() for word in name.split("_")))
+    new.type = v1_type(schema.V1LayerParameter.LayerType.Name(old.type))
     if old.HasField("name"):
         new.name = old.name
     for field, value in old.ListFields():
