@@ -20,16 +20,18 @@ from upscore.dialects.translation import (
     Crop,
     Parameters,
     RefusalError,
+    Terms,
     Weights,
     Written,
     build,
+    plain_axes,
     split_symmetric,
     take_weights,
 )
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry, Ints, bilinear_kernel
 
-__all__ = ["code", "geometry", "read", "template", "write"]
+__all__ = ["code", "formula", "geometry", "read", "template", "write"]
 
 SYSTEM = "Caffe"
 _KNOWN = {
@@ -195,6 +197,15 @@ def _crop_layer(crop: Crop) -> str:
         'layer {\n  name: "crop"\n  type: "Crop"\n  bottom: "y"\n  bottom: "size"\n  top: "cropped"\n'
         f"  crop_param {{ axis: 2{offsets} }}\n}}\n"
     )
+
+
+def formula(layer: Layer, input_size: Ints) -> Terms:
+    """The output size in Caffe's names."""
+    write(layer)
+    axes = plain_axes(layer, input_size)
+    for axis in axes:
+        axis["pad"] = axis["before"]
+    return "stride*(n - 1) + dilation*(kernel - 1) + 1 - 2*pad", axes
 
 
 def template(factor: int, channels: int) -> Layer:

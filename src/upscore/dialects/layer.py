@@ -136,6 +136,25 @@ class Layer:
         g = self.geometry
         return replace(self, geometry=Geometry(g.kernel, g.stride, g.dilation, tuple(crop)))
 
+    def with_zero_taps(self) -> Layer:
+        """The same function with a kernel of more taps, all 0, so that no crop is negative.
+
+        What systems need that can only cut: the positions to add come from taps that add nothing.
+
+        >>> Layer(Geometry(kernel=2, stride=3, crop=((-1, -2),)), 1, 1).with_zero_taps().geometry
+        Geometry(kernel=(5,), stride=(3,), dilation=(1,), crop=((0, 0),))
+        """
+        g = self.geometry
+        more = [
+            (max(0, -(lo // d)), max(0, -(hi // d))) for (lo, hi), d in zip(g.crop, g.dilation, strict=True)
+        ]  # fmt: skip
+        kernel = tuple(k + a + b for k, (a, b) in zip(g.kernel, more, strict=True))
+        crop = tuple(
+            (lo + a * d, hi + b * d) for (lo, hi), (a, b), d in zip(g.crop, more, g.dilation, strict=True)
+        )  # fmt: skip
+        weight = None if self.weight is None else np.pad(self.weight, [(0, 0), (0, 0), *more])
+        return replace(self, geometry=Geometry(kernel, g.stride, g.dilation, crop), weight=weight)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Layer):
             return NotImplemented

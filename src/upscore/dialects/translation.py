@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from upscore.dialects.layer import Array, Layer
 from upscore.dialects.layout import NORMAL, Layout
 from upscore.errors import ArgumentError
-from upscore.geometry import Geometry, Ints
+from upscore.geometry import Geometry, Ints, per_axis
 
-__all__ = ["Crop", "Parameters", "RefusalError", "Weights", "Written", "split_symmetric", "squeeze", "take_weights"]
+__all__ = [
+    "Crop",
+    "Parameters",
+    "RefusalError",
+    "Terms",
+    "Weights",
+    "Written",
+    "build",
+    "check",
+    "find_rank",
+    "plain_axes",
+    "refuse_dilation",
+    "refuse_groups",
+    "refuse_rank",
+    "split_symmetric",
+    "squeeze",
+    "take_weights",
+    "zero_crop",
+]
 
 Parameters = Mapping[str, Any]
 Weights = Mapping[str, Array]
 Crop = tuple[tuple[int, int], ...]
+Terms = tuple[str, tuple[dict[str, int], ...]]
+"""The formula of an output size in a system's own names, and the numbers to fill in, axis by axis."""
 
 
 class RefusalError(ArgumentError):
@@ -67,6 +89,61 @@ def split_symmetric(geometry: Geometry) -> tuple[Geometry, Crop]:
 def squeeze(values: tuple[int, ...]) -> Ints:
     """One integer where all axes agree, else the tuple: how a person would write it."""
     return values[0] if len(set(values)) == 1 else values
+
+
+def zero_crop(rank: int) -> Crop:
+    """Nothing to cut."""
+    return ((0, 0),) * rank
+
+
+def check(system: str, parameters: Parameters, known: Iterable[str]) -> None:
+    """Refuse parameters that the system does not have: a misspelt one must not pass for a default."""
+    known = sorted(known)
+    unknown = sorted(str(k) for k in parameters if k not in known)
+    if unknown:
+        raise ArgumentError("parameters", f"names that {system} has", ", ".join(unknown), ", ".join(known))
+
+
+def find_rank(parameters: Parameters, weights: Weights | None, name: str, default: int = 2) -> int:
+    """Spatial axes: what the weight ``name`` has, else the longest sequence among the parameters."""
+    if weights and name in weights:
+        return int(np.ndim(weights[name])) - 2
+    lengths = [len(v) for k, v in parameters.items() if k in _PER_AXIS and isinstance(v, (list, tuple))]
+    return max(lengths, default=default)
+
+
+_PER_AXIS = {"kernel_size", "kernel_shape", "kernel", "stride", "strides", "dilation", "dilations", "output_size", "up"}
+
+
+def refuse_rank(system: str, layer: Layer, ranks: Sequence[int], closest: str) -> None:
+    """Refuse a layer of another number of axes."""
+    if layer.rank not in ranks:
+        raise RefusalError(system, "rank", f"{' or '.join(map(str, ranks))} spatial axes", layer.rank, closest)
+
+
+def refuse_groups(system: str, layer: Layer) -> None:
+    """Refuse groups, for systems without them."""
+    if layer.groups > 1:
+        closest = f"{layer.groups} layers, one per group, on slices of the channels, concatenated"
+        raise RefusalError(system, "groups", "1", layer.groups, closest)
+
+
+def refuse_dilation(system: str, layer: Layer) -> None:
+    """Refuse dilation, for systems without it."""
+    d = layer.geometry.dilation
+    if set(d) != {1}:
+        closest = f"dilation 1 and a kernel of {layer.geometry.extent}, zeros between the taps"
+        raise RefusalError(system, "dilation", "1", d, closest)
+
+
+def plain_axes(layer: Layer, input_size: Ints) -> tuple[dict[str, int], ...]:
+    """``n, kernel, stride, dilation, before, after`` of every axis, for the size formulas."""
+    g = layer.geometry
+    sizes = per_axis("input_size", input_size, layer.rank, least=1)
+    return tuple(
+        {"n": n, "kernel": k, "stride": s, "dilation": d, "before": lo, "after": hi}
+        for n, k, s, d, (lo, hi) in zip(sizes, g.kernel, g.stride, g.dilation, g.crop, strict=True)
+    )
 
 
 def take_weights(
