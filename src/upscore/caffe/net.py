@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from upscore.caffe import prototxt, schema
+from upscore.caffe import hdf5, prototxt, schema
 from upscore.caffe.blob import Blob, ParameterBlob
+from upscore.caffe.caffemodel import LayerWeights
 from upscore.caffe.graph import Graph, Layer
 from upscore.caffe.modules import TABLE
 from upscore.caffe.step import Step, plan_backward
@@ -309,7 +310,7 @@ class Net:
 
     def save_hdf5(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as an HDF5 caffemodel."""
-        self._graph.save(path, hdf5=True)
+        hdf5.write(path, [LayerWeights(s.name, s.type, [b.data for b in s.blobs]) for s in self.layers])
 
     def share_with(self, other: Net) -> None:
         """Use the memory of the other net's weights, layer by layer of the same name (not that of their diffs).

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from upscore.caffe import mode, prototxt, schema, solver_state
+from upscore.caffe import caffemodel, hdf5, mode, prototxt, schema
 from upscore.caffe.learning_rate import LearningRate
 from upscore.caffe.net import Net
 from upscore.caffe.update_rules import (
@@ -222,11 +222,12 @@ class Solver:
         p = self.param
         prefix = p.snapshot_prefix or "snapshot"
         stem = f"{prefix}_iter_{self.iter}"
-        hdf5 = p.snapshot_format == schema.SolverParameter.HDF5
-        model, state = (f"{stem}.{kind}{'.h5' if hdf5 else ''}" for kind in ("caffemodel", "solverstate"))
-        (self.net.save_hdf5 if hdf5 else self.net.save)(model)
-        steps = self._rate.steps_taken(self.iter)
-        solver_state.write(state, solver_state.State(self.iter, model, steps, [h.numpy() for h in self._history]))
+        suffix = ".h5" if p.snapshot_format == schema.SolverParameter.HDF5 else ""
+        model, state = f"{stem}.caffemodel{suffix}", f"{stem}.solverstate{suffix}"
+        self.net.save(model)
+        history = [h.numpy() for h in self._history]
+        snapshot = caffemodel.Snapshot(self.iter, model, self._rate.steps_taken(self.iter), history)
+        (hdf5.write_state if suffix else caffemodel.write_state)(state, snapshot)
         _log.info("Snapshotting to %s and %s", model, state)
 
     def restore(self, state_file: str | os.PathLike[str]) -> None:
@@ -235,7 +236,7 @@ class Solver:
         Raises:
             FileFormatError: when it was written for another net or another kind of solver.
         """
-        state = solver_state.read(state_file)
+        state = (hdf5 if hdf5.is_hdf5(state_file) else caffemodel).read_state(state_file)
         shapes = [tuple(h.shape) for h in self._history]
         if [h.shape for h in state.history] != shapes:
             got = [h.shape for h in state.history]
