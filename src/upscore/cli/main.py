@@ -7,6 +7,7 @@ import sys
 import typer
 
 from upscore._version import __version__
+from upscore.cli import explain, size
 from upscore.errors import UpscoreError
 
 app = typer.Typer(
@@ -17,6 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("size", epilog=size.EXAMPLES)(size.size)
 
 
 def _version(wanted: bool) -> None:

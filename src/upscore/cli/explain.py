@@ -1,0 +1,123 @@
+"""``upscore explain``: what a layer does, in numbers and words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from upscore.cli.numbers import GeometryOptions, in_range
+from upscore.errors import ArgumentError, FileFormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["explain"]
+
+EXAMPLES = """
+Examples:\n
+  upscore explain --input 16 --kernel 64 --stride 32\n
+  upscore explain --input 2 --kernel 3 --stride 2 --crop 0:1\n
+  upscore explain --stride 2 --padding 1 --weights layer.npy\n
+  upscore explain --stride 2 --weights bilinear --json
+"""
+
+
+def explain(
+    input: Annotated[str, typer.Option(help="Size of the input: 16, or 16,20 (one per axis).")] = "2",  # noqa: A002
+    kernel: Annotated[str | None, typer.Option(help="Taps: 64, or 4,3. By default those of --weights.")] = None,
+    stride: Annotated[str, typer.Option(help="Outputs per input.")] = "1",
+    padding: Annotated[str | None, typer.Option(help="What is cut: 1, or 1,0:1 (before:after).")] = None,
+    output_padding: Annotated[str | None, typer.Option(help="Outputs added after, as in PyTorch.")] = None,
+    dilation: Annotated[str, typer.Option(help="Outputs between taps.")] = "1",
+    crop: Annotated[str | None, typer.Option(help="Instead of padding, of either sign: 1:2, or -1:0.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Number of axes, if all are single numbers (2 if none is given).")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Trained weights (C_in, C_out/groups, *K): a .npy or .safetensors file; or 'bilinear'."),
+    ] = None,
+    tensor: Annotated[str | None, typer.Option(help="Which tensor of the .safetensors file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Explain a layer: sizes, overlap, kernel size, phases, coordinates, checkerboards; small cases worked out."""
+    typed = GeometryOptions(
+        rank,
+        input=input,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        crop=crop,
+    )
+    w = None if weights is None else _weights(weights, tensor, typed)
+    geometry = typed.geometry(None if w is None else w.shape[-typed.rank :])
+    given = typed.ints("input") or ()
+    in_range("--input", geometry.output_size(given))
+    # here and not above: `upscore --help` should not wait for numpy
+    from upscore.explain import explain as explained
+
+    found = explained(geometry, given, w)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from upscore.explain.render import render
+
+    Console(highlight=False).print(render(found))
+
+
+def _weights(source: str, tensor: str | None, typed: GeometryOptions) -> npt.NDArray[np.float64]:
+    if source == "bilinear":
+        from upscore.filters import bilinear
+
+        stride = typed.ints("stride") or (1,) * typed.rank
+        if max(stride) > 256:
+            raise ArgumentError("--stride", "at most 256, for --weights bilinear", max(stride), "--stride 32")
+        return bilinear(stride)
+    path = Path(source)
+    if path.suffix == ".npy":
+        w = _npy(path)
+    elif path.suffix == ".safetensors":
+        w = _safetensors(path, tensor)
+    else:
+        raise ArgumentError("--weights", "a .npy or .safetensors file, or bilinear", source, "--weights layer.npy")
+    if w.ndim < typed.rank or w.ndim - typed.rank not in (0, 2) or not w.size:
+        expected = f"a kernel of {typed.rank} axes or a weight (C_in, C_out/groups, and {typed.rank} more)"
+        raise ArgumentError("--weights", expected, f"shape {w.shape} in {source}", f"--rank {max(w.ndim - 2, 1)}")
+    return w
+
+
+def _npy(path: Path) -> npt.NDArray[np.float64]:
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise FileFormatError(f"{path}: not a NumPy array file ({error})") from None
+    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiu":
+        raise FileFormatError(f"{path}: expected an array of real numbers, got {getattr(loaded, 'dtype', loaded)}")
+    return loaded.astype(np.float64)
+
+
+def _safetensors(path: Path, tensor: str | None) -> npt.NDArray[np.float64]:
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            if tensor is None and len(names) == 1:
+                tensor = names[0]
+            if tensor not in names:
+                listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+                raise ArgumentError("--tensor", f"one of {listed}", tensor, f"--tensor {names[0] if names else 'w'}")
+            return np.asarray(file.get_tensor(tensor), np.float64)
+    except (SafetensorError, TypeError) as error:
+        raise FileFormatError(f"{path}: not a safetensors file with NumPy's number types ({error})") from None
