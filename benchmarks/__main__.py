@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from benchmarks import backward, machine, peers, report
 from benchmarks.layers import select
@@ -83,6 +86,49 @@ def race_backward(
 ) -> None:
     """Race the gradients of input and weight against torch's."""
     _run("backward", rows, engines, Settings(rounds, seconds, threads, backward=True), out)
+
+
+@app.command()
+def networks(
+    only: Annotated[str, typer.Option(help="Only networks whose name contains one of these words.")] = "",
+    rounds: Rounds = 11,
+    threads: Threads = 2,
+    out: Out = None,
+) -> None:
+    """Race whole networks: upscore.accelerate(model) against the model as it is, and training steps."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
+    from benchmarks.networks import race as run_networks
+
+    described = machine.describe(threads)
+    rows = []
+    view = Table(title="milliseconds of a whole network, median ± half the distance of the quartiles")
+    for name, justify in (("network", "left"), ("torch", "right"), ("upscore", "right"), ("torch/ours", "right")):
+        view.add_column(name, justify=justify)
+    with console.status("racing") as status:
+        for row in run_networks([w.strip().lower() for w in only.split(",") if w.strip()], rounds, threads):
+            status.update(f"{row['network']}: {row['torch_over_ours']:.2f}")
+            rows.append(row)
+            cells = [f"{e['ms']:.4g} ±{(e['high_ms'] - e['low_ms']) / 2:.1g}" for e in (row["torch"], row["upscore"])]
+            view.add_row(row["network"], *cells, f"{row['torch_over_ours']:.2f}")
+    console.print(view)
+    if out is None and only:
+        console.print("a part of the race: not written (use --out to keep it)")
+        return
+    path = out or RESULTS / "networks.json"
+    report.save({"what": "networks", "machine": described, "settings": {"rounds": rounds}, "rows": rows}, path)
+    console.print(f"wrote {path}")
+
+
+@app.command("plot")
+def plot_race(
+    result: Annotated[Path, typer.Argument(help="A file that the race wrote.")] = RESULTS / "forward.json",
+    out: Annotated[Path, typer.Option(help="The picture.")] = RESULTS.parents[1] / "docs" / "images" / "race.png",
+) -> None:
+    """Draw the race as a picture."""
+    from benchmarks.plot import plot
+
+    plot(json.loads(result.read_text()), out)
+    console.print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -56,9 +56,14 @@ def complete(row: Row, machine: dict[str, float], ours: str, peers: Sequence[str
     if not racing or mine is None:
         return
     best = min(racing, key=lambda name: racing[name])
-    low, high = row["engines"][best]["low_ms"], row["engines"][ours]["high_ms"]
-    row |= {"over_roofline": mine / row["roofline_ms"], "best_peer": best, "best_peer_over_ours": racing[best] / mine}
-    row["verdict"] = "won" if high <= low else "lost" if row["engines"][ours]["low_ms"] > racing[best] else "even"
+    us, them = row["engines"][ours], row["engines"][best]
+    row |= {
+        "over_roofline": mine / row["roofline_ms"],
+        "best_peer": best,
+        "best_peer_over_ours": racing[best] / mine,
+        "best_peer_over_ours_by_minimum": min(row["engines"][name]["min_ms"] for name in racing) / us["min_ms"],
+        "verdict": "won" if us["high_ms"] <= them["low_ms"] else "lost" if us["low_ms"] >= them["high_ms"] else "even",
+    }
 
 
 def summarise(rows: Sequence[Row], ours: str, peers: Sequence[str]) -> dict[str, Any]:
