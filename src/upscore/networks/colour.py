@@ -34,7 +34,8 @@ def rgb_to_ycbcr(rgb: NDArray[Any]) -> NDArray[Any]:
     [235.0, 128.0, 128.0]
     """
     ycbcr: NDArray[Any] = np.tensordot(_FORWARD.astype(rgb.dtype), rgb, 1)
-    return ycbcr + _OFFSET.astype(rgb.dtype)[:, None, None]
+    ycbcr += _OFFSET.astype(rgb.dtype)[:, None, None]
+    return ycbcr
 
 
 def ycbcr_to_rgb(ycbcr: NDArray[Any]) -> NDArray[Any]:

@@ -31,7 +31,9 @@ CHECKPOINT = "checkpoint.pt"
 class Task(Protocol):
     """What is trained: a network, where its batches come from, what it is blamed and praised for."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """What is trained; it is changed in place."""
 
     def batch(self, generator: torch.Generator) -> Any:
         """The next batch; every random choice comes from ``generator``."""

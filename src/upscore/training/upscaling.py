@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from upscore.networks import bicubic
 from upscore.networks.colour import psnr, rgb_to_ycbcr
 from upscore.networks.super_resolution import SuperResolution
 
-__all__ = ["CROP", "HELD_OUT", "Upscaling", "held_out_names", "luma", "shrink"]
+__all__ = ["CROP", "HELD_OUT", "Upscaling", "choose_held_out", "luma", "shrink"]
 
 HELD_OUT = Path(__file__).with_name("heldout_x2.txt")
 CROP = 2
@@ -26,9 +26,14 @@ CROP = 2
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
-def held_out_names() -> frozenset[str]:
-    """The names of the photographs that training never sees."""
-    return frozenset(HELD_OUT.read_text().split())
+def choose_held_out(names: Sequence[str]) -> frozenset[str]:
+    """Which photographs of a folder training never sees: those of the list ``HELD_OUT``, or else every twentieth.
+
+    >>> sorted(choose_held_out([f"{i:02}.png" for i in range(40)]))
+    ['10.png', '30.png']
+    """
+    listed = frozenset(HELD_OUT.read_text().split()) & frozenset(names)
+    return listed or frozenset(sorted(names)[min(10, len(names) - 1) :: 20])
 
 
 def luma(path: Path, scale: float = 1.0) -> NDArray[Any]:
@@ -53,8 +58,9 @@ def shrink(y: NDArray[Any]) -> NDArray[Any]:
 class Upscaling:
     """Patches of photographs for a network that doubles the size; scored by mean PSNR over the held-out ones.
 
-    ``folder`` holds the photographs; those named in ``held_out`` are for scoring only. A patch has ``patch`` low
-    resolution pixels a side, is turned and mirrored at random, and has its true surroundings as halo.
+    ``folder`` holds the photographs; those named in ``held_out`` (by default, what ``choose_held_out`` names) are
+    for scoring only. A patch has ``patch`` low resolution pixels a side, is turned and mirrored at random, and has
+    its true surroundings as halo. Each photograph is learned from at each of the ``scales``.
     """
 
     def __init__(
@@ -69,27 +75,24 @@ class Upscaling:
     ) -> None:
         self.network = network if network is not None else SuperResolution()
         self.batch_size, self.patch, self.scales = batch_size, patch, scales
-        names = frozenset(held_out) if held_out is not None else held_out_names()
         paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
-        missing = names - {path.name for path in paths}
-        if missing:
-            raise ArgumentError("data", f"a folder with the held-out {min(missing)}", folder, "data='photos'")
-        self.validation = [(shrink(y), y) for path in paths if path.name in names for y in [luma(path)]]
+        apart = choose_held_out([path.name for path in paths]) if held_out is None else frozenset(held_out)
         side = self.network.factor * (patch + 2 * self.network.halo)
-        photographs = [luma(path, scale) for path in paths if path.name not in names for scale in scales]
-        self.photographs = [
-            (torch.from_numpy(shrink(y)), torch.from_numpy(y)) for y in photographs if min(y.shape) >= side
-        ]
-        if not self.photographs:
-            raise ArgumentError("data", f"photographs of at least {side} x {side} pixels", folder, "data='photos'")
-        self.files = len(paths)
+        self.names = [path.name for path in paths if path.name not in apart]
+        self.validation = [(shrink(y), y) for path in paths if path.name in apart for y in [luma(path)]]
+        planes = [luma(path, scale) for path in paths if path.name not in apart for scale in scales]
+        self.photographs = [(torch.from_numpy(shrink(y)), torch.from_numpy(y)) for y in planes if min(y.shape) >= side]
+        if not (self.photographs and self.validation):
+            expected = f"a folder of at least two photographs of {side} x {side} pixels or more"
+            raise ArgumentError("data", expected, f"{folder} with {len(paths)} pictures", "--data photos")
 
     def describe(self) -> Mapping[str, Any]:
         """What must not change between the parts of one run."""
         return {
             "channels": self.network.channels,
             "depth": self.network.depth,
-            "files": self.files,
+            "photographs": len(self.names),
+            "held out": len(self.validation),
             "batch_size": self.batch_size,
             "patch": self.patch,
             "scales": list(self.scales),
