@@ -5,7 +5,7 @@ from __future__ import annotations
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
-__all__ = ["GeometryOptions", "numbers", "pairs_of"]
+__all__ = ["GeometryOptions", "in_range", "numbers", "pairs_of"]
 
 LARGEST = 2**63 - 1
 MOST_AXES = 8
@@ -52,13 +52,14 @@ class GeometryOptions:
     """
 
     def __init__(self, rank: int | None = None, **typed: str | None) -> None:
-        self._values: dict[str, tuple[int, ...] | tuple[tuple[int, int], ...]] = {}
+        self._values: dict[str, tuple[tuple[int, int], ...]] = {}
         for name, text in typed.items():
-            if text is not None:
-                option = _option(name)
-                self._values[name] = pairs_of(option, text) if name in ("padding", "crop") else numbers(option, text)
+            if text is not None and name in ("padding", "crop"):
+                self._values[name] = pairs_of(_option(name), text)
+            elif text is not None:
+                self._values[name] = tuple((number, number) for number in numbers(_option(name), text))
         longest = max(map(len, self._values.values()), default=1)
-        self.rank = rank if rank is not None else max(longest, 2) if longest == 1 else longest
+        self.rank = rank if rank is not None else longest if longest > 1 else 2
         if not 1 <= self.rank <= MOST_AXES:
             raise ArgumentError("--rank", f"1 to {MOST_AXES} axes", self.rank, "--rank 2")
         for name, values in self._values.items():
