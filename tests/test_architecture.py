@@ -22,9 +22,17 @@ PUBLIC = {
         "Geometry",
         "MissingDependencyError",
         "Phase",
+        "Plan",
         "Solution",
         "UpscoreError",
         "__version__",
+        "conv",
+        "conv_transpose",
+        "conv_transpose_backward",
+        "cpu",
+        "max_pool",
+        "max_unpool",
+        "plan",
     },
 }
 

@@ -8,6 +8,7 @@ from upscore._version import __version__
 from upscore.errors import ArgumentError, ArgumentTypeError, FileFormatError, MissingDependencyError, UpscoreError
 from upscore.geometry import CoordinateMap, Geometry, Phase, Solution
 from upscore.ops import Plan, conv, conv_transpose, conv_transpose_backward, plan
+from upscore.pooling import max_pool, max_unpool
 
 __all__ = [
     "ArgumentError",
@@ -25,5 +26,7 @@ __all__ = [
     "conv_transpose",
     "conv_transpose_backward",
     "cpu",
+    "max_pool",
+    "max_unpool",
     "plan",
 ]

@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: the transposed convolution, its adjoint, its gradients, pooling and unpooling.
+"""Arrays in, arrays out: the transposed convolution, its adjoint and its gradients.
 
 Arrays are NumPy arrays or anything that speaks DLPack on the CPU; what comes in decides what goes out.
 Shapes are channels first, ``(N, C, *spatial)``, of any rank. float32 and float64 are computed natively;
@@ -7,68 +7,16 @@ float16 and bfloat16 are computed in float32 and returned as they came.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from upscore import engine
+from upscore.arrays import Array, read
 from upscore.errors import ArgumentError, ArgumentTypeError
 from upscore.geometry import Geometry, Ints, Pairs, per_axis
 
 __all__ = ["Plan", "conv", "conv_transpose", "conv_transpose_backward", "plan"]
-
-Array = NDArray[Any]
-Restore = Callable[[Array], Any]
-
-
-def _read(name: str, value: Any) -> tuple[Array, Restore]:
-    """``value`` as a contiguous float32 or float64 array, and what turns a result into its kind."""
-    kind: Restore = _identity
-    if isinstance(value, np.ndarray):
-        array = value
-    elif hasattr(value, "__dlpack__"):
-        array, kind = _from_dlpack(name, value)
-    else:
-        raise ArgumentTypeError(name, "a NumPy or DLPack array", type(value).__name__, f"numpy.asarray({name})")
-    dtype = array.dtype
-    if dtype == np.float32 or dtype == np.float64:
-        if not dtype.isnative:
-            array = array.astype(dtype.newbyteorder("="))
-        return np.ascontiguousarray(array).reshape(array.shape), kind
-    if dtype == np.float16 or dtype.name == "bfloat16":
-        outer = kind
-        return np.ascontiguousarray(array, dtype=np.float32), lambda y: outer(y.astype(dtype))
-    raise ArgumentTypeError(
-        name, "float32, float64, float16 or bfloat16 numbers", dtype.name, f"{name}.astype('float32')"
-    )
-
-
-def _identity(y: Array) -> Any:
-    return y
-
-
-def _from_dlpack(name: str, value: Any) -> tuple[Array, Restore]:
-    module = sys.modules[type(value).__module__.partition(".")[0]]
-    if module.__name__.startswith("jax"):
-        module = sys.modules["jax.numpy"]
-    elif str(value.dtype) == "torch.bfloat16":
-        # NumPy's own DLPack reader knows no bfloat16.
-        array, _ = _from_dlpack(name, value.float())
-        return array, lambda y: module.from_dlpack(y).to(value.dtype)
-    try:
-        array = np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise ArgumentTypeError(
-            name,
-            "an array that DLPack can share on the CPU",
-            f"one that cannot be shared ({error})",
-            f"{name}.detach().cpu()",
-        ) from error
-    back = getattr(module, "from_dlpack", None)
-    return array, back if back is not None else _identity
 
 
 def _check_weights(x: Array, w: Array, groups: int, channels: int, what: str) -> None:
@@ -99,7 +47,7 @@ def _check_weights(x: Array, w: Array, groups: int, channels: int, what: str) ->
 def _read_bias(bias: Any, w: Array, channels: int) -> Array | None:
     if bias is None:
         return None
-    b, _ = _read("bias", bias)
+    b, _ = read("bias", bias)
     if b.shape != (channels,):
         raise ArgumentError(
             "bias", f"shape ({channels},), one number per output channel", f"shape {b.shape}", "bias=None"
@@ -127,7 +75,7 @@ class Plan:
 
     def __call__(self, x: Any, *, output_size: Ints | None = None) -> Any:
         """The layer on ``x`` (N, C_in, *spatial); ``output_size`` chooses another size, cut or filled at the end."""
-        array, restore = _read("x", x)
+        array, restore = read("x", x)
         if (
             array.ndim != len(self._shape)
             or array.dtype != self.dtype
@@ -182,7 +130,7 @@ def plan(
     >>> layer(np.array([[[[1, 2], [3, 4]]]], "float32"))[0, 0, 2].tolist()
     [4.0, 4.0, 10.0, 6.0, 6.0]
     """
-    weights, _ = _read("w", w)
+    weights, _ = read("w", w)
     groups = per_axis("groups", groups, 1, least=1)[0]
     if weights.ndim < 3:
         raise ArgumentError(
@@ -240,8 +188,8 @@ def conv_transpose(
     >>> conv_transpose(x, np.ones((1, 1, 3, 3), "float32"), stride=2)[0, 0].astype(int).tolist()
     [[1, 1, 3, 2, 2], [1, 1, 3, 2, 2], [4, 4, 10, 6, 6], [3, 3, 7, 4, 4], [3, 3, 7, 4, 4]]
     """
-    array, restore = _read("x", x)
-    weights, _ = _read("w", w)
+    array, restore = read("x", x)
+    weights, _ = read("w", w)
     groups = per_axis("groups", groups, 1, least=1)[0]
     _check_weights(array, weights, groups, weights.shape[0] if weights.ndim else 0, "the first axis")
     geometry = _geometry(array, weights, stride, padding, output_padding, dilation, output_size)
@@ -281,8 +229,8 @@ def conv(
     >>> conv(np.ones((1, 1, 5, 5), "float32"), np.ones((1, 1, 3, 3), "float32"), stride=2)[0, 0].tolist()
     [[9.0, 9.0], [9.0, 9.0]]
     """
-    array, restore = _read("x", x)
-    weights, _ = _read("w", w)
+    array, restore = read("x", x)
+    weights, _ = read("w", w)
     groups = per_axis("groups", groups, 1, least=1)[0]
     _check_weights(
         array, weights, groups, weights.shape[1] * groups if weights.ndim > 1 else 0, "the second axis times groups"
@@ -322,9 +270,9 @@ def conv_transpose_backward(
     >>> [g.tolist() for g in conv_transpose_backward(np.ones((1, 1, 5), "float32"), x, w, stride=2)]
     [[[[3.0, 3.0]]], [[[2.0, 2.0, 2.0]]], [5.0]]
     """
-    array, restore = _read("x", x)
-    weights, restore_w = _read("w", w)
-    grad, _ = _read("grad_y", grad_y)
+    array, restore = read("x", x)
+    weights, restore_w = read("w", w)
+    grad, _ = read("grad_y", grad_y)
     groups = per_axis("groups", groups, 1, least=1)[0]
     _check_weights(array, weights, groups, weights.shape[0] if weights.ndim else 0, "the first axis")
     geometry = _geometry(array, weights, stride, padding, output_padding, dilation, output_size)
