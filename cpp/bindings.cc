@@ -94,7 +94,7 @@ class Plan {
     }
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_);
-    weights_.resize(static_cast<std::size_t>(packing_.group_size * layer_.groups));
+    weights_.resize(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups));
     pack_weights(layer_, packing_, w.data(), weights_.data());
   }
 

@@ -26,9 +26,8 @@ class Execution {
         target_(target_of(kernels)), packed_(packed), bias_(bias), x_(x), y_(y) {}
 
   void run() {
-    const i64 tiles = ceil_div(schedule_.positions, schedule_.tile);
     chunks_ = ceil_div(layer_.rows, schedule_.chunk);
-    parallel_for(tiles * layer_.groups * chunks_, schedule_.threads, [this](i64 task) {
+    parallel_for(schedule_.tiles * layer_.groups * chunks_, schedule_.threads, [this](i64 task) {
       const i64 chunk = task % chunks_, rest = task / chunks_;
       compute(rest / layer_.groups, rest % layer_.groups, chunk * schedule_.chunk);
     });
@@ -36,8 +35,13 @@ class Execution {
 
  private:
   void compute(i64 tile, i64 group, i64 first_row) {
-    const i64 first = tile * schedule_.tile;
-    const i64 last = std::min(first + schedule_.tile, schedule_.positions);
+    i64 first = tile * schedule_.tile, last = std::min(first + schedule_.tile, schedule_.positions);
+    if (schedule_.by_rows) {
+      const i64 length = schedule_.axis[2].positions, tiles = ceil_div(length, schedule_.tile);
+      const i64 begin = tile % tiles * schedule_.tile;
+      first = tile / tiles * length + begin;
+      last = first + std::min(schedule_.tile, length - begin);
+    }
     const i64 rows = std::min(schedule_.chunk, layer_.rows - first_row);
     // A last tile may be narrower; the reductions, and with them the bits, stay the same.
     const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
@@ -46,46 +50,49 @@ class Execution {
 
     thread_local std::vector<Segment> segments;
     split_tile(schedule_.axis, first, last, segments);
-    PanelSource<T> source(schedule_.axis, schedule_.offsets, kernels_, schedule_.indexed, width);
-    source.set_tile(segments, channels * plane);
-    T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums));
+    PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, channels * plane, width);
+    T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.staging));
     T* sums = panel + schedule_.panel;
 
     for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
       const Reduction& r = schedule_.reductions[i];
-      source.fill(x_ + group * layer_.cols * plane, plane, r, panel);
+      source.fill(x_ + group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane, r, panel);
       for (std::size_t phase = 0; phase < schedule_.phases.size(); ++phase)
-        multiply(schedule_.phases[phase], static_cast<i64>(phase), group, first_row, rows, r, i > 0, width, panel,
-                 sums);
+        multiply(source, static_cast<i64>(phase), group, first_row, rows, r, i > 0, width, panel, sums);
     }
-    write(segments, group, first_row, rows, width, sums);
+    write(segments, group, first_row, rows, width, sums, sums + schedule_.sums);
   }
 
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused).
-  void multiply(const PhaseTaps& phase, i64 phase_index, i64 group, i64 first_row, i64 rows, const Reduction& r,
-                bool accumulate, i64 width, const T* panel, T* sums) {
+  void multiply(const PanelSource<T>& source, i64 phase_index, i64 group, i64 first_row, i64 rows,
+                const Reduction& r, bool accumulate, i64 width, const T* panel, T* sums) {
+    const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
     const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
     if (begin == end && accumulate) return;
     i64 x_offset[64];
     i64 taps = 0;
-    for (auto o = begin; o != end; ++o) x_offset[taps++] = (*o - r.offset_first) * width;
+    for (auto o = begin; o != end; ++o) {
+      const auto at = static_cast<std::size_t>(*o);
+      x_offset[taps++] =
+          (schedule_.window.line_of[at] - source.first_line(r)) * source.line() + schedule_.window.shift_of[at];
+    }
     const i64 first_tap = begin - phase.offset_of.begin();
-    const i64 offsets = r.offset_last - r.offset_first;
+    const i64 columns = r.column_last - r.column_first;
     const i64 total = layer_.rows * c.phases;  // rows of the class
     const i64 from = first_row * c.phases, to = (first_row + rows) * c.phases;
-    const T* weights = packed_ + group * packing_.group_size + c.weights;
+    const T* weights = packed_ + (group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
     for (i64 row = from; row < to; row += packing_.tile_rows) {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
       const int widest = target_.vectors(height);
       Product<T> p;
-      p.w = weights + row * c.taps * layer_.cols + (first_tap * layer_.cols + r.column_first) * height;
-      p.w_tap_stride = layer_.cols * height;
+      p.w = weights + (row * c.taps + first_tap * height) * columns;
+      p.w_tap_stride = columns * height;
       p.x_offset = x_offset;
-      p.x_stride = offsets * width;
+      p.x_stride = source.lines(r) * source.line();
       p.taps = taps;
-      p.columns = r.column_last - r.column_first;
+      p.columns = columns;
       p.c_stride = packing_.fused ? width : packing_.phases * width;
       p.accumulate = accumulate;
       T* to_sums = packing_.fused ? sums + (row - from) * width
@@ -102,7 +109,8 @@ class Execution {
     }
   }
 
-  void write(const std::vector<Segment>& segments, i64 group, i64 first_row, i64 rows, i64 width, const T* sums) {
+  void write(const std::vector<Segment>& segments, i64 group, i64 first_row, i64 rows, i64 width, const T* sums,
+             T* staging) {
     const AxisPlan* axis = schedule_.axis;
     const i64 steps[kAxes] = {axis[0].out_step, axis[1].out_step, axis[2].out_step};
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
@@ -121,11 +129,20 @@ class Execution {
           for (i64 ry = 0; ry < steps[1]; ++ry) {
             const i64 yy = axis[1].base + s.at[1] * steps[1] + ry;
             if (yy < 0 || yy >= axis[1].out) continue;
-            kernels_.interleave(of_channel + (rz * steps[1] + ry) * steps[2] * width + s.place, width, steps[2],
-                                from, to, bias, image + (z * axis[1].out + yy) * axis[2].out + x0 + from);
+            put(of_channel + (rz * steps[1] + ry) * steps[2] * width + s.place, width, steps[2], from, to, bias,
+                image + (z * axis[1].out + yy) * axis[2].out + x0 + from, staging);
           }
         }
       }
+    }
+  }
+
+  void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst, T* staging) {
+    if (!schedule_.stream) return kernels_.interleave(src, pitch, step, from, to, bias, dst);
+    for (i64 e = from; e < to; e += schedule_.staging) {
+      const i64 end = std::min(e + schedule_.staging, to);
+      kernels_.interleave(src, pitch, step, e, end, bias, staging);
+      kernels_.stream(staging, end - e, dst + (e - from));
     }
   }
 

@@ -16,72 +16,55 @@ void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>&
 }
 
 template <typename T>
-void PanelSource<T>::set_tile(const std::vector<Segment>& segments, i64 batch_stride) {
-  segments_ = &segments;
-  batch_stride_ = batch_stride;
-  built_first_ = built_last_ = -1;
+i64 PanelSource<T>::first_line(const Reduction& r) const {
+  return r.offset_first < r.offset_last ? window_.line_of[static_cast<std::size_t>(r.offset_first)] : 0;
 }
 
-// The runs of one offset: where inputs are copied from, and where there are none.
 template <typename T>
-void PanelSource<T>::index_offset(i64 offset) {
-  const Size& o = offsets_[static_cast<std::size_t>(offset)];
-  run_begin_.push_back(runs_.size());
-  i64 filled = 0;
-  for (const Segment& s : *segments_) {
-    const i64 z = s.at[0] * axis_[0].in_step + o[0], y = s.at[1] * axis_[1].in_step + o[1];
-    filled = s.place + s.length;
+i64 PanelSource<T>::lines(const Reduction& r) const {
+  return r.offset_first < r.offset_last
+             ? window_.line_of[static_cast<std::size_t>(r.offset_last - 1)] - first_line(r) + 1
+             : 0;
+}
+
+// Where the inputs of one line are copied from, and where there are none.
+template <typename T>
+void PanelSource<T>::add_line(const Size& offset) {
+  i64 filled = begin_;
+  for (const Segment& s : segments_) {
+    const i64 z = s.at[0] * axis_[0].in_step + offset[0], y = s.at[1] * axis_[1].in_step + offset[1];
+    // A line that is longer than the tile has one segment, and goes on behind it.
+    const i64 length = window_.extra ? line_ : s.length, place = begin_ + s.place;
+    filled = place + length;
     if (z < 0 || z >= axis_[0].in || y < 0 || y >= axis_[1].in) {
-      runs_.push_back({s.place, s.length, -1});
+      runs_.push_back({place, length, -1});
       continue;
     }
-    const i64 step = axis_[2].in_step, start = s.at[2] * step + o[2];
-    const i64 skip = std::clamp<i64>(ceil_div(-start, step), 0, s.length);
-    const i64 stop = std::clamp<i64>(ceil_div(axis_[2].in - start, step), skip, s.length);
-    if (skip > 0) runs_.push_back({s.place, skip, -1});
+    const i64 step = axis_[2].in_step, start = s.at[2] * step + offset[2];
+    const i64 skip = std::clamp<i64>(ceil_div(-start, step), 0, length);
+    const i64 stop = std::clamp<i64>(ceil_div(axis_[2].in - start, step), skip, length);
+    if (skip > 0) runs_.push_back({place, skip, -1});
     if (stop > skip)
-      runs_.push_back({s.place + skip, stop - skip,
+      runs_.push_back({place + skip, stop - skip,
                        s.batch * batch_stride_ + (z * axis_[1].in + y) * axis_[2].in + start + skip * step});
-    if (stop < s.length) runs_.push_back({s.place + stop, s.length - stop, -1});
+    if (stop < length) runs_.push_back({place + stop, length - stop, -1});
   }
-  if (filled < tile_) runs_.push_back({filled, tile_ - filled, -1});
+  if (filled < begin_ + line_) runs_.push_back({filled, begin_ + line_ - filled, -1});
+  begin_ += line_;
 }
 
 template <typename T>
-void PanelSource<T>::fill(const T* x, i64 channel_stride, const Reduction& r, T* panel) {
-  const i64 step = axis_[2].in_step;
-  if (r.offset_first != built_first_ || r.offset_last != built_last_) {
+void PanelSource<T>::fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel) {
+  const i64 first = first_line(r), last = first + lines(r);
+  if (first != built_first_ || last != built_last_) {
     runs_.clear();
-    run_begin_.clear();
-    for (i64 o = r.offset_first; o < r.offset_last; ++o) index_offset(o);
-    run_begin_.push_back(runs_.size());
-    built_first_ = r.offset_first;
-    built_last_ = r.offset_last;
-    if (indexed_) {
-      index_.assign(static_cast<std::size_t>((r.offset_last - r.offset_first) * tile_), -1);
-      for (std::size_t o = 0; o + 1 < run_begin_.size(); ++o)
-        for (std::size_t i = run_begin_[o]; i < run_begin_[o + 1]; ++i)
-          if (runs_[i].source >= 0)
-            for (i64 k = 0; k < runs_[i].length; ++k)
-              index_[o * static_cast<std::size_t>(tile_) + static_cast<std::size_t>(runs_[i].place + k)] =
-                  static_cast<std::int32_t>(runs_[i].source + k * step);
-    }
+    begin_ = 0;
+    for (i64 l = first; l < last; ++l) add_line(window_.lines[static_cast<std::size_t>(l)]);
+    built_first_ = first;
+    built_last_ = last;
   }
-  x += r.column_first * channel_stride;
-  const i64 columns = r.column_last - r.column_first;
-  if (indexed_) {
-    kernels_.gather(x, channel_stride, columns, index_.data(), static_cast<i64>(index_.size()), panel);
-    return;
-  }
-  for (i64 column = 0; column < columns; ++column, x += channel_stride)
-    for (std::size_t o = 0; o + 1 < run_begin_.size(); ++o, panel += tile_)
-      for (std::size_t i = run_begin_[o]; i < run_begin_[o + 1]; ++i) {
-        const Run& run = runs_[i];
-        if (run.source < 0)
-          std::fill_n(panel + run.place, run.length, T(0));
-        else
-          kernels_.copy(x + run.source, step, run.length, panel + run.place);
-      }
+  kernels_.copy_runs(x + r.column_first * channel_stride, x_end, channel_stride, r.column_last - r.column_first,
+                     axis_[2].in_step, runs_.data(), static_cast<i64>(runs_.size()), begin_, panel);
 }
 
 template class PanelSource<float>;

@@ -11,42 +11,40 @@ namespace upscore {
 // A run of positions along the last axis, within one tile.
 struct Segment {
   i64 batch;
-  Size at;        // position of its first element
+  Size at;       // position of its first element
   i64 length;
-  i64 place;      // where it begins in the tile
+  i64 place;     // where it begins in the tile
 };
 
+// The segments of the positions [first, last), counted over batch and axes.
 void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>& segments);
 
-// Fills panels of one tile; `x` points at the first channel of the group of batch 0.
+// Fills panels of one tile, `width` positions wide.
 template <typename T>
 class PanelSource {
  public:
-  PanelSource(const AxisPlan* axis, const std::vector<Size>& offsets, const Kernels<T>& kernels, bool indexed,
-              i64 tile)
-      : axis_(axis), offsets_(offsets), kernels_(kernels), indexed_(indexed), tile_(tile) {}
+  PanelSource(const AxisPlan* axis, const Window& window, const Kernels<T>& kernels,
+              const std::vector<Segment>& segments, i64 batch_stride, i64 width)
+      : axis_(axis), window_(window), kernels_(kernels), segments_(segments), batch_stride_(batch_stride),
+        width_(width), line_(width + window.extra) {}
 
-  void set_tile(const std::vector<Segment>& segments, i64 batch_stride);
-  // panel[(column - column_first) * offsets + (offset - offset_first)][tile]
-  void fill(const T* x, i64 channel_stride, const Reduction& r, T* panel);
+  // panel[column - column_first][line of the reduction][width + extra]; `x` points at channel 0 of the group,
+  // `x_end` behind the last number of the whole input.
+  void fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel);
+  i64 first_line(const Reduction& r) const;
+  i64 lines(const Reduction& r) const;
+  i64 line() const { return line_; }
 
  private:
-  struct Run {
-    i64 place, length, source;  // source < 0: zeros
-  };
-  void index_offset(i64 offset);
+  void add_line(const Size& offset);
 
   const AxisPlan* axis_;
-  const std::vector<Size>& offsets_;
+  const Window& window_;
   const Kernels<T>& kernels_;
-  bool indexed_;
-  i64 tile_;
-  const std::vector<Segment>* segments_ = nullptr;
-  i64 batch_stride_ = 0;
-  i64 built_first_ = -1, built_last_ = -1;
+  const std::vector<Segment>& segments_;
+  i64 batch_stride_, width_, line_;
+  i64 built_first_ = -1, built_last_ = -1, begin_ = 0;
   std::vector<Run> runs_;
-  std::vector<std::size_t> run_begin_;
-  std::vector<std::int32_t> index_;
 };
 
 }  // namespace upscore

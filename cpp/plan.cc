@@ -13,7 +13,9 @@ constexpr i64 kSumBytes = 512 << 10;    // of partial sums
 constexpr i64 kTerms = 512;             // added in registers before they are added to memory: accuracy
 constexpr i64 kOffsets = 64;            // window places in one panel
 constexpr i64 kSerialWork = 1 << 19;    // multiplications below which waking another thread costs more
-constexpr i64 kShortRun = 32;           // positions in a row below which an index beats runs
+constexpr double kCopy = 3;             // cycles to copy a vector into a panel
+constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
+constexpr i64 kStaging = 4096;          // numbers of a row put together before they are written past the caches
 constexpr int kMaxVectors = 12;         // vectors of positions in a tile
 
 i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
@@ -74,11 +76,41 @@ Packing plan_packing(const Layer& layer, const Target& target) {
         }
         packing.classes.push_back({std::move(taps), count, 1, 0});
       }
+  i64 most_taps = 1;
   for (PhaseClass& c : packing.classes) {
-    c.weights = packing.group_size;
-    packing.group_size += c.taps * layer.cols * layer.rows * c.phases;
+    c.weights = packing.per_column;
+    packing.per_column += c.taps * layer.rows * c.phases;
+    most_taps = std::max(most_taps, c.taps);
   }
+  packing.columns = std::clamp<i64>(kTerms / std::min(most_taps, kOffsets), 1, layer.cols);
   return packing;
+}
+
+Window plain_window(std::vector<Size> offsets) {
+  Window w;
+  w.lines = offsets;
+  w.shift_of.assign(offsets.size(), 0);
+  w.line_of.resize(offsets.size());
+  std::iota(w.line_of.begin(), w.line_of.end(), 0);
+  w.offsets = std::move(offsets);
+  return w;
+}
+
+Window shared_window(std::vector<Size> offsets) {
+  Window w;
+  if (offsets.empty()) return w;
+  auto [low, high] = std::minmax_element(offsets.begin(), offsets.end(),
+                                         [](const Size& a, const Size& b) { return a[2] < b[2]; });
+  const i64 first = (*low)[2];
+  w.extra = (*high)[2] - first;
+  for (const Size& o : offsets) {
+    if (w.lines.empty() || w.lines.back()[0] != o[0] || w.lines.back()[1] != o[1])
+      w.lines.push_back({o[0], o[1], first});
+    w.line_of.push_back(static_cast<i64>(w.lines.size()) - 1);
+    w.shift_of.push_back(o[2] - first);
+  }
+  w.offsets = std::move(offsets);
+  return w;
 }
 
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
@@ -100,24 +132,26 @@ Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& pack
         for (i64 ox : x.offset) visit(Size{sign * oz, sign * oy, sign * ox});
   };
   auto each_phase = [&](auto&& visit) {
-    const i64 limit = packing.fused ? 1 : 1 << 30;
-    i64 seen = 0;
     for (std::size_t z = 0; z < s.axis[0].phases.size(); ++z)
       for (std::size_t y = 0; y < s.axis[1].phases.size(); ++y)
         for (std::size_t x = 0; x < s.axis[2].phases.size(); ++x) {
-          if (seen++ == limit) return;
           visit(z, y, x);
+          if (packing.fused) return;
         }
   };
+  i64 taps = 0;
   each_phase([&](std::size_t z, std::size_t y, std::size_t x) {
-    each_tap(s.axis[0].phases[z], s.axis[1].phases[y], s.axis[2].phases[x],
-             [&](const Size& o) { index.emplace(o, 0); });
+    each_tap(s.axis[0].phases[z], s.axis[1].phases[y], s.axis[2].phases[x], [&](const Size& o) {
+      index.emplace(o, 0);
+      ++taps;
+    });
   });
+  std::vector<Size> offsets;
   for (auto& [offset, place] : index) {
-    place = static_cast<i64>(s.offsets.size());
-    s.offsets.push_back({sign * offset[0], sign * offset[1], sign * offset[2]});
+    place = static_cast<i64>(offsets.size());
+    offsets.push_back({sign * offset[0], sign * offset[1], sign * offset[2]});
   }
-  i64 most_taps = 0;
+  i64 most_taps = 1;
   each_phase([&](std::size_t z, std::size_t y, std::size_t x) {
     PhaseTaps phase;
     each_tap(s.axis[0].phases[z], s.axis[1].phases[y], s.axis[2].phases[x],
@@ -133,55 +167,76 @@ Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& pack
     s.phases.push_back(std::move(phase));
   });
 
+  // Rows or not: lines that are shared cost fewer copies, whole vectors within rows waste lanes.
+  const i64 lanes = target.lanes, bytes = target.number_bytes, row = s.axis[2].positions;
+  s.window = shared_window(offsets);
+  const double products = 0.5 * static_cast<double>(taps * layer.rows * (packing.fused ? packing.phases : 1));
+  const double used = static_cast<double>(row) / static_cast<double>(round_up(row, lanes));
+  const double rows_cost = (products + kCopy * static_cast<double>(s.window.lines.size())) / used;
+  const double plain_cost =
+      products + kCopy * static_cast<double>(offsets.size()) * (1 + static_cast<double>(lanes) / static_cast<double>(row));
+  s.by_rows = s.axis[2].in_step == 1 && s.window.extra < 4096 && rows_cost <= plain_cost;
+  if (!s.by_rows) s.window = plain_window(std::move(offsets));
+
   // Reductions: so many terms in registers at once, and a panel that fits.
-  const i64 window = static_cast<i64>(s.offsets.size());
+  const i64 window = static_cast<i64>(s.window.offsets.size());
   const i64 places = std::clamp<i64>(window, 1, kOffsets);
-  const i64 columns =
-      std::clamp<i64>(kTerms / std::max<i64>(1, std::min(most_taps, places)), 1, layer.cols);
-  for (i64 c = 0; c < layer.cols; c += columns)
+  for (i64 c = 0; c < layer.cols; c += packing.columns)
     for (i64 o = 0; o < std::max<i64>(window, 1); o += places)
-      s.reductions.push_back({o, std::min(o + places, window), c, std::min(c + columns, layer.cols)});
+      s.reductions.push_back({o, std::min(o + places, window), c, std::min(c + packing.columns, layer.cols)});
+  i64 lines = 1;
+  for (const Reduction& r : s.reductions)
+    if (r.offset_last > r.offset_first)
+      lines = std::max(lines, s.window.line_of[static_cast<std::size_t>(r.offset_last - 1)] -
+                                  s.window.line_of[static_cast<std::size_t>(r.offset_first)] + 1);
 
   // Tiles: as many positions as the panel and the sums leave room for.
-  const i64 lanes = target.lanes, bytes = target.number_bytes;
   const int widest = target.vectors(packing.tile_rows);
   const i64 align = packing.fused ? packing.tile_rows / std::gcd<i64>(packing.tile_rows, packing.phases)
                                   : packing.tile_rows;
-  const i64 by_panel = kPanelBytes / (places * columns * lanes * bytes);
+  const i64 by_panel = kPanelBytes / (lines * packing.columns * lanes * bytes);
   const i64 by_sums = kSumBytes / (std::min(align, layer.rows) * packing.phases * lanes * bytes);
   i64 vectors = std::clamp<i64>(std::min(by_panel, by_sums), 1, kMaxVectors);
-  vectors = std::min(vectors, ceil_div(std::max<i64>(s.positions, 1), lanes));
   if (vectors > widest) vectors -= vectors % widest;
+  vectors = std::min(vectors, ceil_div(std::max<i64>(s.by_rows ? row : s.positions, 1), lanes));
 
-  const i64 work = s.positions * layer.groups * layer.rows * layer.cols * std::max<i64>(1, layer.taps());
+  const i64 work = s.positions * layer.groups * layer.rows * layer.cols * layer.taps() / (layer.transposed ? packing.phases : 1);
   s.threads = work < kSerialWork ? 1 : threads;
   // Enough tasks to share out evenly: first fewer positions per task, then fewer channels.
-  auto tasks = [&](i64 v, i64 chunk) {
-    return ceil_div(s.positions, v * lanes) * layer.groups * ceil_div(layer.rows, chunk);
+  auto tiles = [&](i64 v) {
+    return s.by_rows ? s.positions / row * ceil_div(row, v * lanes) : ceil_div(s.positions, v * lanes);
   };
+  auto tasks = [&](i64 v, i64 chunk) { return tiles(v) * layer.groups * ceil_div(layer.rows, chunk); };
   const i64 enough = s.threads == 1 ? 1 : 4 * s.threads;
   while (vectors > widest && tasks(vectors, layer.rows) < enough) vectors -= widest;
+  if (s.by_rows) vectors = ceil_div(ceil_div(row, ceil_div(row, vectors * lanes)), lanes);
   s.tile = vectors * lanes;
+  s.tiles = row ? tiles(vectors) : 0;
   s.chunk = std::clamp<i64>(kSumBytes / (packing.phases * s.tile * bytes) / align * align, align,
                             round_up(layer.rows, align));
   while (s.chunk > align && tasks(vectors, s.chunk) < enough)
     s.chunk = std::max(align, s.chunk / 2 / align * align);
-  s.panel = places * columns * s.tile;
+  s.panel = lines * packing.columns * (s.tile + s.window.extra) + 2 * lanes;
+  s.panel = round_up(s.panel, lanes);
   s.sums = std::min(s.chunk, layer.rows) * packing.phases * s.tile;
-  s.indexed = s.axis[2].positions < kShortRun &&
-              call.batch * layer.groups * layer.cols * call.in[0] * call.in[1] * call.in[2] < (i64{1} << 31);
+  const i64 out_bytes = call.batch * layer.groups * layer.rows * call.out[0] * call.out[1] * call.out[2] * bytes;
+  s.stream = out_bytes > kStreamBytes;
+  s.staging = s.stream ? kStaging : 0;
 
   std::ostringstream why;
   why << (layer.transposed ? "transposed convolution" : "convolution") << ": " << packing.phases
       << (packing.phases == 1 ? " phase, " : " phases, ")
-      << (packing.fused ? "fused into one product because they share a window of " : "each with its own taps in a window of ")
+      << (packing.fused ? "fused into one product because they share a window of "
+                        : "each with its own taps in a window of ")
       << window << (window == 1 ? " input; " : " inputs; ") << "tiles of " << packing.tile_rows
-      << " rows x " << widest << " vectors of " << lanes << " positions; " << s.tile
-      << " positions and " << std::min(s.chunk, layer.rows) << " of " << layer.rows
-      << " channels a task; sums of at most " << columns * std::min(std::max<i64>(most_taps, 1), places)
-      << " terms in registers; rows of " << s.axis[2].positions << " positions are copied "
-      << (s.indexed ? "through an index" : "as runs") << "; " << s.threads
-      << (s.threads == 1 ? " thread" : " threads");
+      << " rows x " << std::min<i64>(widest, vectors) << " vectors of " << lanes << " positions; a task computes "
+      << s.tile << " positions "
+      << (s.by_rows ? "of one row, whose inputs are copied once per line of the window, "
+                    : "across rows, whose inputs are copied once per window place because rows are short, ")
+      << "and " << std::min(s.chunk, layer.rows) << " of " << layer.rows << " channels; at most "
+      << packing.columns * std::min(most_taps, places) << " terms are summed in registers; the output is "
+      << (s.stream ? "larger than the caches and written past them; " : "written through the caches; ")
+      << s.threads << (s.threads == 1 ? " thread" : " threads");
   s.why = why.str();
   return s;
 }

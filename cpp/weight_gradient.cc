@@ -31,9 +31,11 @@ class WeightGradient {
       plain_[a] = plan_axis(call.in[a], call.in[a], 1, 1, 1, 0, false, false);
       positions_ *= call.in[a];
     }
+    std::vector<Size> offsets;
     for (i64 z : window_[0].phases[0].offset)
       for (i64 y : window_[1].phases[0].offset)
-        for (i64 x_at : window_[2].phases[0].offset) offsets_.push_back({z, y, x_at});
+        for (i64 x_at : window_[2].phases[0].offset) offsets.push_back({z, y, x_at});
+    taps_of_y_ = plain_window(std::move(offsets));
     taps_ = layer.taps();
     places_ = std::min(taps_, kPanelRows);
     tap_chunks_ = ceil_div(taps_, places_);
@@ -52,8 +54,6 @@ class WeightGradient {
     size_ = size;
     const i64 work = positions_ * size;
     if (work < (1 << 19)) threads_ = 1;
-    index_x_ = short_rows(plain_, layer.groups * layer.cols, call.in);
-    index_y_ = short_rows(window_, layer.groups * layer.rows, call.out);
   }
 
   void run() {
@@ -67,10 +67,6 @@ class WeightGradient {
   }
 
  private:
-  bool short_rows(const AxisPlan* axis, i64 channels, const Size& size) const {
-    return axis[2].positions < 32 && call_.batch * channels * size[0] * size[1] * size[2] < (i64{1} << 31);
-  }
-
   void compute(i64 task) {
     const i64 slice = task % slices_;
     task /= slices_;
@@ -92,19 +88,18 @@ class WeightGradient {
     T* out = (slice ? partial_.data() + (slice - 1) * size_ : grad_w_) +
              (group * layer_.cols + column0) * layer_.rows * taps_ + row0 * taps_ + window.offset_first;
 
-    T* a = scratch<T>(static_cast<std::size_t>((columns + b_rows) * tile_));
+    T* a = scratch<T>(static_cast<std::size_t>((columns + b_rows) * tile_ + kernels_.lanes));
     thread_local std::vector<Segment> segments;
     for (i64 tile = slice * tiles_ / slices_; tile < (slice + 1) * tiles_ / slices_; ++tile) {
       const i64 first = tile * tile_, last = std::min(first + tile_, positions_);
       const i64 width = ceil_div(last - first, kernels_.lanes) * kernels_.lanes;
       T* b = a + columns * width;
       split_tile(plain_, first, last, segments);
-      PanelSource<T> inputs(plain_, here_, kernels_, index_x_, width);
-      inputs.set_tile(segments, layer_.groups * layer_.cols * in_plane);
-      inputs.fill(x, in_plane, {0, 1, column0, column0 + columns}, a);
-      PanelSource<T> outputs(window_, offsets_, kernels_, index_y_, width);
-      outputs.set_tile(segments, layer_.groups * layer_.rows * out_plane);
-      outputs.fill(grad_y, out_plane, window, b);
+      const i64 x_batch = layer_.groups * layer_.cols * in_plane, y_batch = layer_.groups * layer_.rows * out_plane;
+      PanelSource<T>(plain_, here_, kernels_, segments, x_batch, width)
+          .fill(x, x_ + call_.batch * x_batch, in_plane, {0, 1, column0, column0 + columns}, a);
+      PanelSource<T>(window_, taps_of_y_, kernels_, segments, y_batch, width)
+          .fill(grad_y, grad_y_ + call_.batch * y_batch, out_plane, window, b);
       for (i64 c = 0; c < columns; c += kDotRows)
         for (i64 r = 0; r < b_rows; r += kDotColumns) {
           const auto height = std::min<i64>(kDotRows, columns - c), breadth = std::min<i64>(kDotColumns, b_rows - r);
@@ -121,12 +116,11 @@ class WeightGradient {
   const T *x_, *grad_y_;
   T* grad_w_;
   AxisPlan window_[kAxes], plain_[kAxes];
-  std::vector<Size> offsets_;
-  const std::vector<Size> here_{{0, 0, 0}};
+  Window taps_of_y_;
+  const Window here_ = plain_window({{0, 0, 0}});
   std::vector<T> partial_;
   i64 positions_ = 0, taps_ = 0, places_ = 0, tap_chunks_ = 0, row_chunk_ = 0, column_chunk_ = 0, row_chunks_ = 0,
       column_chunks_ = 0, tile_ = 0, tiles_ = 0, slices_ = 1, tasks_ = 0, size_ = 0;
-  bool index_x_ = false, index_y_ = false;
 };
 
 }  // namespace

@@ -54,6 +54,57 @@ void interleave_power(const T* src, i64 pitch, i64 first, i64 last, T bias, T* d
   for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
 }
 
+// Any step from a vector's length on: blocks of phases are transposed; the last block overlaps the one before.
+template <typename T>
+void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst) {
+  constexpr int L = kLanes<T>;
+  const i64 q_first = (first + step - 1) / step, q_last = last / step;
+  auto one = [&](i64 e) { dst[e - first] = src[(e % step) * pitch + e / step] + bias; };
+  if (q_first + L > q_last) {
+    for (i64 e = first; e < last; ++e) one(e);
+    return;
+  }
+  for (i64 e = first; e < q_first * step; ++e) one(e);
+  for (i64 q = q_first; q < q_last; q = q + 2 * L <= q_last || q + L == q_last ? q + L : q_last - L)
+    for (i64 block = 0; block < step; block += L) {
+      const i64 r = block + L <= step ? block : step - L;
+      Vector<T> in[L], out[L];
+      for (int i = 0; i < L; ++i) in[i] = load(src + (r + i) * pitch + q) + bias;
+      zip<T, L>(in, out);
+      for (int i = 0; i < L; ++i) store(dst + (q + i) * step + r - first, out[i]);
+    }
+  for (i64 e = q_last * step; e < last; ++e) one(e);
+}
+
+// Steps that are not powers of two: every output vector picks from each phase.
+template <typename T, int S, int O, int... I>
+inline Vector<T> pick_phases(const Vector<T>* in, std::integer_sequence<int, I...>) {
+  constexpr Index<T> at = {((O * kLanes<T> + I) / S)...};
+  constexpr Index<T> phase = {((O * kLanes<T> + I) % S)...};
+  Vector<T> out = __builtin_shuffle(in[0], at);
+  for (int r = 1; r < S; ++r) out = phase == r ? __builtin_shuffle(in[r], at) : out;
+  return out;
+}
+
+template <typename T, int S, int... O>
+inline void interleave_block(const Vector<T>* in, T* dst, std::integer_sequence<int, O...>) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  (store(dst + O * kLanes<T>, pick_phases<T, S, O>(in, lanes)), ...);
+}
+
+template <typename T, int S>
+void interleave_other(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst) {
+  constexpr int L = kLanes<T>;
+  i64 e = first;
+  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e + S * L <= last; e += S * L, dst += S * L) {
+    Vector<T> in[S];
+    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias;
+    interleave_block<T, S>(in, dst, std::make_integer_sequence<int, S>{});
+  }
+  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+}
+
 template <typename T>
 void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst) {
   switch (step) {
@@ -61,10 +112,14 @@ void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, 
       for (i64 e = first; e < last; ++e) dst[e - first] = src[e] + bias;
       return;
     case 2: return interleave_power<T, 2>(src, pitch, first, last, bias, dst);
+    case 3: return interleave_other<T, 3>(src, pitch, first, last, bias, dst);
     case 4: return interleave_power<T, 4>(src, pitch, first, last, bias, dst);
+    case 5: return interleave_other<T, 5>(src, pitch, first, last, bias, dst);
+    case 6: return interleave_other<T, 6>(src, pitch, first, last, bias, dst);
     case 8: return interleave_power<T, 8>(src, pitch, first, last, bias, dst);
     default: break;
   }
+  if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst);
   i64 e = first, q = first / step, r = first % step;
   while (e < last) {
     const i64 run = step - r < last - e ? step - r : last - e;

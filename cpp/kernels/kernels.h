@@ -40,6 +40,10 @@ using DotsKernel = void (*)(const Dots<T>&);
 
 constexpr int kDotRows = 4, kDotColumns = 4;
 
+struct Run {
+  i64 place, length, source;
+};
+
 template <typename T>
 struct Kernels {
   int lanes;             // numbers in a vector
@@ -50,10 +54,13 @@ struct Kernels {
 
   // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last).
   void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst);
-  // panel[c*count + i] = index[i] < 0 ? 0 : x[c*x_stride + index[i]].
-  void (*gather)(const T* x, i64 x_stride, i64 columns, const std::int32_t* index, i64 count, T* panel);
-  // dst[i] = src[i*step] for i in [0, length).
-  void (*copy)(const T* src, i64 step, i64 length, T* dst);
+  // dst[i] = src[i], past the caches: for outputs far larger than they are.
+  void (*stream)(const T* src, i64 length, T* dst);
+  // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
+  // zeros where the source is negative. Runs ascend by place and leave no gaps; a vector more than the
+  // last place may be written. Nothing at or after x_end is read.
+  void (*copy_runs)(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count,
+                    i64 pitch, T* panel);
 };
 
 struct IsaKernels {

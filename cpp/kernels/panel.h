@@ -6,25 +6,55 @@
 
 namespace upscore::UPSCORE_ISA {
 
+template <typename T, int... I>
+inline Vector<T> even_lanes(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
+  constexpr Index<T> pick = {(2 * I)...};
+  return __builtin_shuffle(a, b, pick);
+}
+
+// Whole vectors are copied where a run ends inside one; the next run, or the next column, writes over the excess.
 template <typename T>
-void gather(const T* x, i64 x_stride, i64 columns, const std::int32_t* index, i64 count, T* panel) {
-  for (i64 c = 0; c < columns; ++c, x += x_stride, panel += count)
-    for (i64 i = 0; i < count; ++i) {
-      const std::int32_t at = index[i];
-      const T value = x[at < 0 ? 0 : at];
-      panel[i] = at < 0 ? T(0) : value;
+void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count,
+               i64 pitch, T* panel) {
+  constexpr int L = kLanes<T>;
+  for (i64 c = 0; c < columns; ++c, x += x_stride, panel += pitch)
+    for (const Run* run = runs; run != runs + count; ++run) {
+      T* to = panel + run->place;
+      if (run->source < 0) {
+        for (i64 i = 0; i < run->length; i += L) store(to + i, Vector<T>{});
+        continue;
+      }
+      const T* from = x + run->source;
+      const i64 whole = (run->length + L - 1) / L * L;
+      if (step == 1 && whole <= x_end - from) {
+        for (i64 i = 0; i < whole; i += L) store(to + i, load(from + i));
+      } else if (step == 2 && 2 * whole <= x_end - from) {
+        for (i64 i = 0; i < whole; i += L)
+          store(to + i, even_lanes<T>(load(from + 2 * i), load(from + 2 * i + L), std::make_integer_sequence<int, L>{}));
+      } else {
+        for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
+      }
     }
 }
 
 template <typename T>
-void copy(const T* src, i64 step, i64 length, T* dst) {
-  if (step == 1) {
-    for (i64 i = 0; i < length; ++i) dst[i] = src[i];
-  } else if (step == 2) {
-    for (i64 i = 0; i < length; ++i) dst[i] = src[2 * i];
-  } else {
-    for (i64 i = 0; i < length; ++i) dst[i] = src[i * step];
+void stream(const T* src, i64 length, T* dst) {
+  constexpr int L = kLanes<T>;
+  i64 i = 0;
+  for (; i < length && reinterpret_cast<std::uintptr_t>(dst + i) % sizeof(Vector<T>) != 0; ++i) dst[i] = src[i];
+#if defined(__x86_64__)
+  for (; i + L <= length; i += L) {
+    const Vector<T> v = load(src + i);
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i), reinterpret_cast<__m512i>(v));
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(dst + i), reinterpret_cast<__m256i>(v));
+#else
+    _mm_stream_si128(reinterpret_cast<__m128i*>(dst + i), reinterpret_cast<__m128i>(v));
+#endif
   }
+#endif
+  for (; i < length; ++i) dst[i] = src[i];
 }
 
 }  // namespace upscore::UPSCORE_ISA

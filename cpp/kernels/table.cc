@@ -20,8 +20,8 @@ Kernels<T> table() {
   fill_products<T, 1, 1>(k);
   fill_dots<T, 1, 1>(k);
   k.interleave = interleave<T>;
-  k.gather = gather<T>;
-  k.copy = copy<T>;
+  k.stream = stream<T>;
+  k.copy_runs = copy_runs<T>;
   return k;
 }
 

@@ -3,6 +3,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if !defined(UPSCORE_ISA) || !defined(UPSCORE_VECTOR_BYTES) || !defined(UPSCORE_REGISTERS)
 #error "kernels are compiled with UPSCORE_ISA, UPSCORE_VECTOR_BYTES and UPSCORE_REGISTERS defined"
