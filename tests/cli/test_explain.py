@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+import upscore as up
 from upscore import filters
 from upscore.cli.main import app
 from upscore.errors import ArgumentError, FileFormatError
@@ -68,6 +69,17 @@ def test_weights_from_a_file(kind, tmp_path) -> None:
     assert len(found["checkerboard"]["gains"]) == 6
 
 
+def test_the_engine_says_how_it_would_run_it() -> None:
+    arguments = "--input 9,7 --kernel 4 --stride 2 --padding 1 --channels 8:6 --groups 2 --json"
+    found = json.loads(explain(*arguments.split()))["engine"]
+    assert (found["channels"], found["groups"]) == ([8, 6], 2)
+    weights = np.zeros((8, 3, 4, 4), np.float32)
+    layer = up.plan(weights, stride=2, padding=1, groups=2)
+    layer(np.zeros((1, 8, 9, 7), np.float32))
+    assert found["why"] == layer.why
+    assert "8 -> 6 channels in 2 groups, float32" in explain(*arguments.split()[:-1])
+
+
 def test_help_has_examples() -> None:
     assert "upscore explain --input 16 --kernel 64 --stride 32" in explain("--help")
 
@@ -86,6 +98,11 @@ def test_help_has_examples() -> None:
             ArgumentError,
             "--input: expected numbers that lead to a size up to 9223372036854775807, got 18000000000000000002; "
             "for example --input 4",
+        ),
+        (
+            "--kernel 4 --channels 6:4 --groups 3",
+            ArgumentError,
+            "channels: expected multiples of the groups, 3, got 6 in and 4 out; for example 3 in and 3 out",
         ),
         (
             "--weights w.txt",

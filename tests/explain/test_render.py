@@ -36,6 +36,7 @@ def test_the_upscore_layer_of_fcn_32s() -> None:
         "each axis: x = 1/32*y - 63/64",
         "not by construction: all phases have 2 x 2 taps",
         "shown in numbers and letters for small cases",
+        "1 -> 1 channels, float32",
     ):
         assert line in text
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upscore.cli.numbers import GeometryOptions, in_range
+from upscore.cli.numbers import GeometryOptions, in_range, pairs_of
 from upscore.errors import ArgumentError, FileFormatError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ EXAMPLES = """
 Examples:\n
   upscore explain --input 16 --kernel 64 --stride 32\n
   upscore explain --input 2 --kernel 3 --stride 2 --crop 0:1\n
+  upscore explain --input 270,480 --kernel 4 --stride 2 --padding 1 --channels 64:3\n
   upscore explain --stride 2 --padding 1 --weights layer.npy\n
   upscore explain --stride 2 --weights bilinear --json
 """
@@ -42,6 +43,10 @@ def explain(
         typer.Option(help="Trained weights (C_in, C_out/groups, *K): a .npy or .safetensors file; or 'bilinear'."),
     ] = None,
     tensor: Annotated[str | None, typer.Option(help="Which tensor of the .safetensors file.")] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Channels in:out, for how the engine runs it. By default those of --weights.")
+    ] = None,
+    groups: Annotated[int, typer.Option(help="Groups of channels.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Explain a layer: sizes, overlap, kernel size, phases, coordinates, checkerboards; small cases worked out."""
@@ -62,7 +67,8 @@ def explain(
     # here and not above: `upscore --help` should not wait for numpy
     from upscore.explain import explain as explained
 
-    found = explained(geometry, given, w)
+    pair = None if channels is None else pairs_of("--channels", channels)[0]
+    found = explained(geometry, given, w, channels=pair, groups=groups)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
         return

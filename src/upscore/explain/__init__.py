@@ -1,8 +1,8 @@
 """What a layer does, in numbers and words: plain data first, its rendering apart.
 
 One module per concept, each with a frozen dataclass of its findings: `sizes`, `overlap`, `phases`, `kernel`,
-`coordinates`, `checkerboard` and, for small cases, `definitions`. `explain` collects them into an `Explanation`,
-`Explanation.to_json` gives them to programs, and `render` shows them to people (it alone imports rich).
+`coordinates`, `checkerboard`, `engine` and, for small cases, `definitions`. `explain` collects them into an
+`Explanation`, whose `to_json` gives them to programs, and `render` shows them to people (it alone imports rich).
 
 >>> from upscore import Geometry
 >>> found = explain(Geometry((64, 64), 32), (16, 16))

@@ -14,6 +14,7 @@ from upscore.errors import ArgumentError
 from upscore.explain.checkerboard import Checkerboard, checkerboard
 from upscore.explain.coordinates import Coordinates, coordinates
 from upscore.explain.definitions import Definitions, definitions, fits
+from upscore.explain.engine import Run, run
 from upscore.explain.kernel import KernelChoice, kernel_choice
 from upscore.explain.overlap import Overlap, overlap
 from upscore.explain.phases import PhaseRow, phases
@@ -36,6 +37,7 @@ class Explanation:
     phases: tuple[tuple[PhaseRow, ...], ...]
     coordinates: tuple[Coordinates, ...]
     checkerboard: Checkerboard
+    engine: Run
     definitions: Definitions | None
     """None where the case is too large to be shown."""
 
@@ -49,11 +51,15 @@ def explain(
     geometry: Geometry,
     input: Ints,  # noqa: A002
     weights: npt.ArrayLike | None = None,
+    *,
+    channels: tuple[int, int] | None = None,
+    groups: int = 1,
 ) -> Explanation:
     """Explain a layer on an input of this size.
 
     ``weights`` is a weight (C_in, C_out / groups, *K) or a bare kernel (*K), for the checkerboard test and, in
-    small cases, the numbers (those of the first channel pair; ones without weights).
+    small cases, the numbers (those of the first channel pair; ones without weights). ``channels`` (in, out), by
+    default those of the weights, and ``groups`` matter only for how the engine would run it.
 
     Raises:
         ArgumentError: sizes that do not fit, or more than 4096 taps or phases on an axis.
@@ -68,6 +74,9 @@ def explain(
         counting = np.arange(1, 1 + np.prod(size)).reshape(size)
         kernel = None if weights is None else np.reshape(weights, (-1, *geometry.kernel))[0]
         worked_out = definitions(geometry, counting, kernel)
+    if channels is None:
+        shape = () if weights is None else np.asarray(weights).shape[: -geometry.rank]
+        channels = (shape[0], shape[1] * groups) if len(shape) == 2 else (groups, groups)
     return Explanation(
         geometry,
         sizes(geometry, input),
@@ -76,6 +85,7 @@ def explain(
         phases(geometry),
         coordinates(geometry),
         judged,
+        run(geometry, size, channels, groups),
         worked_out,
     )
 

@@ -36,6 +36,7 @@ def render(found: Explanation) -> RenderableType:
         _section("Phases: which weights make which output", _phases(found)),
         _section("Coordinates: which input lies under an output", _coordinates(found)),
         _section("Checkerboard", _checkerboard(found)),
+        _section("How this machine runs it", _engine(found)),
     ]
     if found.definitions is None:
         small = "--input 2 --kernel 3 --stride 2"
@@ -163,6 +164,12 @@ def _checkerboard(found: Explanation) -> list[str]:
         f"{board.verdict}: the phases have unequal gain ({percent})",
         *_strongest(board.gains or (), geometry.stride),
     ]
+
+
+def _engine(found: Explanation) -> list[str]:
+    c_in, c_out = found.engine.channels
+    grouped = f" in {found.engine.groups} groups" if found.engine.groups > 1 else ""
+    return [f"{c_in} -> {c_out} channels{grouped}, float32", *found.engine.why.split("; ")]
 
 
 def _strongest(gains: Sequence[float], stride: Sequence[int]) -> list[str]:
