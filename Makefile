@@ -9,7 +9,7 @@ PHOTO ?= examples/photo.jpg
 bin := $(VENV)/bin
 sources := pyproject.toml $(wildcard CMakeLists.txt) $(shell find cpp src -type f -not -name '*.pyc' -not -name '_engine.*')
 engine_tests := $(wildcard tests/test_ops*.py tests/test_engine*.py tests/test_cpu*.py tests/test_pooling*.py)
-native := $(shell find cpp -name '*.h' -o -name '*.cc')
+native := $(shell find cpp benchmarks -name '*.h' -o -name '*.cc')
 
 # On Linux the default torch of PyPI brings gigabytes of CUDA. Where PyTorch's CPU index answers, take its build;
 # `make demo TORCH_INDEX=` keeps the default one.

@@ -102,8 +102,9 @@ def networks(
     described = machine.describe(threads)
     rows = []
     view = Table(title="milliseconds of a whole network, median ± half the distance of the quartiles")
-    for name, justify in (("network", "left"), ("torch", "right"), ("upscore", "right"), ("torch/ours", "right")):
-        view.add_column(name, justify=justify)
+    view.add_column("network")
+    for name in ("torch", "upscore", "torch/ours"):
+        view.add_column(name, justify="right")
     with console.status("racing") as status:
         for row in run_networks([w.strip().lower() for w in only.split(",") if w.strip()], rounds, threads):
             status.update(f"{row['network']}: {row['torch_over_ours']:.2f}")

@@ -86,7 +86,8 @@ class Layer:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Layer:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        restored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**restored)
 
 
 def _bilinear(layer: Layer) -> Array:

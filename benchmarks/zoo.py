@@ -69,6 +69,11 @@ class _ResidualBlock1d(nn.Module):
         return x
 
 
+class _Mean(nn.ModuleList):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([block(x) for block in self]).mean(0)
+
+
 class HiFiGAN(nn.Module):
     """The V1 generator of Kong, Kim, Bae 2020: 80 mel bands to a waveform 256 times as long."""
 
@@ -79,13 +84,13 @@ class HiFiGAN(nn.Module):
         for level, (rate, kernel) in enumerate(((8, 16), (8, 16), (2, 4), (2, 4))):
             c = 512 >> level
             self.ups.append(nn.ConvTranspose1d(c, c // 2, kernel, rate, (kernel - rate) // 2))
-            self.fusions.append(nn.ModuleList(_ResidualBlock1d(c // 2, k) for k in (3, 7, 11)))
+            self.fusions.append(_Mean(_ResidualBlock1d(c // 2, k) for k in (3, 7, 11)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.before(x)
         for up, fusion in zip(self.ups, self.fusions, strict=True):
             x = up(functional.leaky_relu(x, 0.1))
-            x = torch.stack([block(x) for block in fusion]).mean(0)  # type: ignore[union-attr]
+            x = fusion(x)
         return torch.tanh(self.after(functional.leaky_relu(x)))
 
 
@@ -152,7 +157,7 @@ class FCN8sHead(nn.Module):
         self.upscore8 = nn.ConvTranspose2d(classes, classes, 16, 8, bias=False)
 
     def forward(self, fc7: Tensor, pool4: Tensor, pool3: Tensor) -> Tensor:
-        x = self.upscore2(self.fr(fc7))
+        x: Tensor = self.upscore2(self.fr(fc7))
         x = self.upscore4(x + self.pool4(pool4)[..., 5 : 5 + x.shape[-2], 5 : 5 + x.shape[-1]])
         x = self.upscore8(x + self.pool3(pool3)[..., 9 : 9 + x.shape[-2], 9 : 9 + x.shape[-1]])
         return x[..., 31 : 31 + 500, 31 : 31 + 500]
