@@ -34,8 +34,8 @@ def train(
     start: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Weights to start from (.safetensors).")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 36000,
-    rate: Annotated[float, typer.Option(min=0, help="The highest learning rate.")] = 6e-3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 24000,
+    rate: Annotated[float, typer.Option(min=0, help="The highest learning rate.")] = 4e-3,
     batch: Annotated[int, typer.Option(min=1, help="Patches in a step.")] = 16,
     patch: Annotated[int, typer.Option(min=4, help="Side of a patch, in pixels of the small picture.")] = 48,
     score_every: Annotated[int, typer.Option(min=1, help="Steps between scorings.")] = 1000,

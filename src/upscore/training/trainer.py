@@ -50,13 +50,13 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. Adam; the rate rises over ``warmup`` steps and falls to zero along half a cosine."""
+    """How to train. Adam, gradients clipped to the norm ``clip``; the rate rises over ``warmup`` steps and falls to zero along half a cosine."""
 
     steps: int
-    rate: float = 2e-3
+    rate: float = 4e-3
     warmup: int = 500
     decay: float = 0.999
-    clip: float = 1.0
+    clip: float = 0.05
     score_every: int = 1000
     save_every: int = 1000
     seed: int = 0
