@@ -7,7 +7,7 @@ import sys
 import typer
 
 from upscore._version import __version__
-from upscore.cli import explain, size, train
+from upscore.cli import caffe, explain, size, train
 from upscore.errors import UpscoreError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("size", epilog=size.EXAMPLES)(size.size)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.add_typer(caffe.app, name="caffe")
 
 
 def _version(wanted: bool) -> None:
