@@ -121,7 +121,7 @@ def code(layer: Layer) -> str:
         "import flax.linen as nn",
         "",
         f"layer = {call('nn.ConvTranspose', **written.parameters)}",
-        f'params = {{"kernel": {written.layout.code("weight", layer.rank)}{bias}}}  # {written.layout}',
+        f'params = {{"kernel": {written.layout.code("weight", layer.weight_shape)}{bias}}}  # {written.layout}',
         'y = layer.apply({"params": params}, x)',
     ]
     return "\n".join(lines) + "\n"

@@ -139,7 +139,7 @@ def code(layer: Layer) -> str:
         "import haiku as hk",
         "",
         f'forward = hk.transform(lambda x: hk.Conv{layer.rank}DTranspose({arguments}, name="up")(x))',
-        f'params = {{"up": {{"w": {LAYOUT.code("weight", layer.rank)}{bias}}}}}  # {LAYOUT}',
+        f'params = {{"up": {{"w": {LAYOUT.code("weight", layer.weight_shape)}{bias}}}}}  # {LAYOUT}',
         "y = hk.without_apply_rng(forward).apply(params, x)",
     ]
     return "\n".join(lines) + "\n"

@@ -180,7 +180,7 @@ def code(layer: Layer) -> str:
     lines = [
         "from jax import lax",
         "",
-        f"kernel = {written.layout.code('weight', layer.rank, layer.groups)}  # {written.layout}",
+        f"kernel = {written.layout.code('weight', layer.weight_shape, layer.groups)}  # {written.layout}",
         f"y = lax.{function}(x, kernel, {arguments})",
     ]
     return "\n".join([*lines, "y = y + bias"] if layer.has_bias else lines) + "\n"

@@ -222,7 +222,7 @@ def code(layer: Layer) -> str:
     bias_last = layer.has_bias and needs_pad(written.crop)
     arguments = dict(written.parameters, data_format="channels_last")
     arguments["use_bias"] = layer.has_bias and not bias_last
-    weights = f"{LAYOUT.code('weight', layer.rank)}" + (", bias" if arguments["use_bias"] else "")
+    weights = f"{LAYOUT.code('weight', layer.weight_shape)}" + (", bias" if arguments["use_bias"] else "")
     lines = [
         "import keras",
         "",
@@ -230,7 +230,12 @@ def code(layer: Layer) -> str:
         "layer.build(x.shape)",
         f"layer.set_weights([{weights}])  # {LAYOUT}",
         "y = layer(x)",
-        *after(written.crop, channels="last", pad="keras.ops.pad", bias="bias" if bias_last else None),
+        *after(
+            written.crop,
+            channels="last",
+            pad="keras.ops.pad",
+            bias="keras.ops.convert_to_tensor(bias)" if bias_last else None,
+        ),
     ]
     return "\n".join(lines) + "\n"
 

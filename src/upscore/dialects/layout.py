@@ -102,19 +102,20 @@ class Layout:
                 sizes[letters[-1]] = (taken[0] // share,)
         return sizes
 
-    def code(self, name: str, rank: int, groups: int = 1) -> str:
-        """A NumPy expression that brings ``name``, an array in the normal layout, into this one."""
+    def code(self, name: str, shape: tuple[int, ...], groups: int = 1) -> str:
+        """A NumPy expression that brings ``name``, an array of this normal ``shape``, into this layout."""
+        i, o, *kernel = shape
         if self.flip:
-            name += "[:, :, " + ", ".join(["::-1"] * rank) + "]"
-        if groups > 1 or "g" in self._letters():
-            name = f"{name}.reshape({groups}, -1, *{name}.shape[1:]).transpose{self._order(rank)}"
-            if "(go)" in self.axes:
-                return f"{name}.reshape(-1, weight.shape[0] // {groups}, *weight.shape[2:])"
-            if "(gi)" in self.axes:
-                return f"{name}.reshape(*weight.shape[2:], weight.shape[1], -1)"
-            return name
-        order = tuple(a - 1 for a in self._order(rank) if a)
-        return name if order == tuple(range(rank + 2)) else f"{name}.transpose{order}"
+            name += f"[:, :, {', '.join(['::-1'] * len(kernel))}]"
+        order = self._order(len(kernel))
+        if groups == 1 and "g" not in self._letters():
+            order = tuple(a - 1 for a in order if a)
+            return name if order == tuple(range(len(shape))) else f"{name}.transpose{order}"
+        split = (groups, i // groups, o, *kernel)
+        whole = self._shape(groups, i // groups, o, kernel)
+        text = f"{name}.reshape{split}"
+        text += f".transpose{order}" if order != tuple(range(len(split))) else ""
+        return text if whole == tuple(split[a] for a in order) else f"{text}.reshape{whole}"
 
     def __str__(self) -> str:
         words = {"g": "groups", "i": "c_in", "o": "c_out", "k": "*kernel", "gi": "c_in", "go": "c_out"}

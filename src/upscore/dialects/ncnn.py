@@ -198,6 +198,7 @@ def run(layer: Layer, x: Array) -> Array:
     written = write(layer)
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
+    net.opt.num_threads = 1
     for half in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{half}", False)
     with tempfile.TemporaryDirectory() as folder:

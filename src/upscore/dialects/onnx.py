@@ -158,7 +158,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
                 g.crop,
                 f"a kernel of {layer.with_zero_taps().geometry.kernel} whose added taps are 0, or Pad and then Add",
             )
-        inner = tuple((max(lo, 0), max(hi, 0)) for lo, hi in g.crop)
+        inner = tuple(pair if pair[0] >= 0 and pair[1] > -p else (0, 0) for pair, p in zip(g.crop, most, strict=True))
         left = tuple((lo - a, hi - b) for (lo, hi), (a, b) in zip(g.crop, inner, strict=True))
         g = Geometry(g.kernel, g.stride, g.dilation, inner)
     parameters: dict[str, Any] = {
@@ -218,7 +218,8 @@ def run(layer: Layer, x: Array) -> Array:
     """The output of ``code(layer)`` in ONNX Runtime, for ``x`` ``(N, C, *size)``."""
     require("onnx", "building an ONNX model", "onnx")
     require("onnxruntime", "running a layer in ONNX Runtime")
-    return np.asarray(execute(code(layer), layer, np.ascontiguousarray(x)))
+    y: Array = execute(code(layer), layer, np.ascontiguousarray(x))
+    return y
 
 
 def formula(layer: Layer, input_size: Ints) -> Terms:
@@ -250,7 +251,8 @@ def tensor_switches(switches: Array, size: Ints) -> Array:
     n, c = switches.shape[:2]
     plane = int(np.prod(per_axis("size", size, switches.ndim - 2, least=1)))
     first = np.arange(n * c).reshape(n, c, *[1] * (switches.ndim - 2)) * plane
-    return switches.astype(np.int64) + first
+    counted: Array = switches.astype(np.int64) + first
+    return counted
 
 
 def unpool(x: Array, indices: Array, parameters: Parameters, output_shape: Ints | None = None) -> Array:
@@ -281,7 +283,7 @@ def unpool(x: Array, indices: Array, parameters: Parameters, output_shape: Ints 
         expected = f"positions in the pooled tensor {pooled}, at least 0 and below {flat.size}"
         raise ArgumentError("indices", expected, f"{indices.min()} to {indices.max()}", "the second output of MaxPool")
     flat[indices.ravel()] = x.ravel()
-    y = flat.reshape(pooled)
+    y: Array = flat.reshape(pooled)
     if output_shape is None:
         return y
     wanted = per_axis("output_shape", output_shape, x.ndim, least=1)

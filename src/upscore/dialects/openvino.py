@@ -147,7 +147,7 @@ def code(layer: Layer) -> str:
         "from openvino import opset13 as ops",
         "",
         "data = ops.parameter(x.shape, ov.Type.f32)",
-        f"kernel = ops.constant({written.layout.code('weight', layer.rank, layer.groups)})  # {written.layout}",
+        f"kernel = ops.constant({written.layout.code('weight', layer.weight_shape, layer.groups)})  # {written.layout}",
         f"node = ops.{name}(data, kernel, {', '.join(f'{k}={v!r}' for k, v in p.items())})",
     ]
     if layer.has_bias:

@@ -220,7 +220,7 @@ def lines_of(layer: Layer, written: Written) -> list[str]:
         sizes.append(f"{s} * tf.shape(x)[{axis + 1}]" + (f" {'+' if more > 0 else '-'} {abs(more)}" if more else ""))
     dilations = f", dilations={p['dilations']}" if set(g.dilation) != {1} else ""
     lines = [
-        f"filters = tf.constant({LAYOUT.code('weight', layer.rank)})  # {LAYOUT}",
+        f"filters = tf.constant({LAYOUT.code('weight', layer.weight_shape)})  # {LAYOUT}",
         f"size = [tf.shape(x)[0], {', '.join(sizes)}, {layer.c_out}]",
         f"y = tf.nn.conv{layer.rank}d_transpose(x, filters, size, {p['strides']}, {p['padding']!r}{dilations})",
         *after(written.crop, channels="last", pad="tf.pad", bias=None),

@@ -139,7 +139,7 @@ def code(layer: Layer) -> str:
     lines = [
         "import tensorflow as tf",
         "",
-        "@tf.function(input_signature=[tf.TensorSpec(x.shape, tf.float32)])",
+        "@tf.function(input_signature=[tf.TensorSpec(x.shape, tf.float32)], autograph=False)",
         "def layer(x):",
         *[f"    {line}" for line in body],
         "    return y",

@@ -29,7 +29,6 @@ from upscore.dialects.translation import (
     plain_axes,
     refuse_rank,
     take_weights,
-    zero_crop,
 )
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry, Ints, pairs, per_axis
@@ -106,21 +105,14 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
     """The arguments of the call for one input size (the smallest that works, if none is given), and the filters.
 
     Raises:
-        RefusalError: for 1 or more than 3 axes; for a crop below 0 before, or of a stride and more after, unless
-            ``allow_crop``: then the slice or pad that has to follow stands in ``crop``.
+        RefusalError: for 1 or more than 3 axes; for a crop below 0 before, or a stride and more added after.
     """
     refuse_rank(SYSTEM, layer, (2, 3), "conv2d_grad_wrt_inputs with a height of 1 for one axis")
-    g, left = layer.geometry, zero_crop(layer.rank)
+    g = layer.geometry
     if any(lo < 0 or hi <= -s for (lo, hi), s in zip(g.crop, g.stride, strict=True)):
-        if not allow_crop:
-            raise RefusalError(
-                SYSTEM,
-                "border_mode",
-                "at least 0 before, and less than a stride added after",
-                g.crop,
-                f"border_mode='valid', then slice off {g.crop} (negative: pad)",
-            )
-        g, left = Geometry(g.kernel, g.stride, g.dilation, rank=g.rank), g.crop
+        expected = "at least 0 before, and less than a stride added after"
+        closest = f"filters of {layer.with_zero_taps().geometry.kernel} whose added taps are 0"
+        raise RefusalError(SYSTEM, "border_mode", expected, g.crop, closest)
     n = layer.smallest_input() if input_size is None else per_axis("input_size", input_size, layer.rank, least=1)
     # Any padding after between hi and hi + s - 1 leads from this size to n: take the symmetric one if it is there.
     after = [lo if 0 <= lo - hi < s else max(hi, 0) for (lo, hi), s in zip(g.crop, g.stride, strict=True)]
@@ -141,22 +133,15 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
         weights["filters"] = layer.weight
     if layer.bias is not None:
         weights["bias"] = layer.bias
-    return Written("theano", parameters, weights, Layout("(gi)ok"), n, left)
+    return Written("theano", parameters, weights, Layout("(gi)ok"), n)
 
 
 def code(layer: Layer) -> str:
-    """The call; ``x`` is a symbolic ``(N, C, *size)``.
-
-    Raises:
-        RefusalError: where positions would have to be added by hand.
-    """
-    written = write(layer, allow_crop=True)
-    if any(amount < 0 for pair in written.crop for amount in pair):
-        write(layer)
+    """The call; ``x`` is a symbolic ``(N, C, *size)``."""
+    written = write(layer)
     p, g = written.parameters, layer.geometry
-    inner = zero_crop(layer.rank) if any(map(any, written.crop)) else g.crop
     sizes = []
-    for axis, (s, e, (lo, hi)) in enumerate(zip(g.stride, g.extent, inner, strict=True)):
+    for axis, (s, e, (lo, hi)) in enumerate(zip(g.stride, g.extent, g.crop, strict=True)):
         sizes.append(f"{s} * x.shape[{axis + 2}] + {e - s - lo - hi}")
     names = ("border_mode", "subsample", "filter_flip", "filter_dilation", "num_groups")
     arguments = ", ".join(f"{name}={p[name]!r}" for name in names)
@@ -166,9 +151,6 @@ def code(layer: Layer) -> str:
         f"size = (None, {layer.c_out}, {', '.join(sizes)})",
         f"y = T.nnet.abstract_conv.conv{layer.rank}d_grad_wrt_inputs(x, weight, size, {arguments})",
     ]
-    if not written.is_one_layer:
-        cuts = ", ".join(f"{lo or ''}:{-hi if hi else ''}" for lo, hi in written.crop)
-        lines.append(f"y = y[:, :, {cuts}]")
     if layer.has_bias:
         lines.append(f"y = y + bias.reshape{(1, -1, *[1] * layer.rank)}")
     return "\n".join(lines) + "\n"
