@@ -57,8 +57,9 @@ class Net:
     Raises:
         FileFormatError, LayerError: when the prototxt is not a net, or the weights are not its own.
 
-    >>> net = Net('layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 } } }'
-    ...           'layer { name: "y" type: "Power" bottom: "x" top: "y" power_param { scale: 10 } }', TEST)
+    >>> import upscore.caffe as caffe
+    >>> net = caffe.Net('layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 } } }'
+    ...     'layer { name: "y" type: "Power" bottom: "x" top: "y" power_param { scale: 10 } }', caffe.TEST)
     >>> net.blobs["x"].data[...] = [1, 2]
     >>> net.forward()["y"].tolist()
     [10.0, 20.0]
@@ -132,6 +133,7 @@ class Net:
             lr_mults=tuple(layer.lr_mult),
             decay_mults=tuple(layer.decay_mult),
             propagate_down=tuple(layer.param.propagate_down),
+            shapes=tuple(self._graph.shapes[name] for name in layer.bottoms),
         )
 
     def _learnable(self) -> list[tuple[ParameterBlob, float, float]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from upscore.caffe import caffemodel, hdf5, mode, prototxt, schema
@@ -247,7 +248,7 @@ class Solver:
             self.net.copy_from(learned)
         self.iter = state.iteration
         for mine, saved in zip(self._history, state.history, strict=True):
-            mine.copy_(torch.from_numpy(saved))
+            np.copyto(mine.numpy(), saved)
 
 
 def _learning_rate(p: Any) -> LearningRate:

@@ -34,6 +34,8 @@ class Step:
     decay_mults: tuple[float, ...]
     propagate_down: tuple[bool, ...] = ()
     """What the prototxt says of each bottom, or nothing."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Those of the bottoms that the layer was last shaped for."""
     runs_backward: bool = False
     wants: list[bool] = field(default_factory=list)
     """Which bottoms get a gradient."""
@@ -42,14 +44,13 @@ class Step:
     read_on: set[str] = field(default_factory=set)
     """The tops to which later layers send gradients."""
     _saved: tuple[list[Tensor], tuple[Tensor, ...]] | None = field(default=None, repr=False)
-    _shapes: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
 
     def reshape(self, blobs: Mapping[str, Blob]) -> None:
         """Give the tops the shapes that follow from those of the bottoms."""
         if self.module is None:
             return
-        self._shapes = tuple(blobs[name].shape for name in self.bottoms)
-        for name, shape in zip(self.tops, self.module.reshape(*self._shapes), strict=True):
+        self.shapes = tuple(blobs[name].shape for name in self.bottoms)
+        for name, shape in zip(self.tops, self.module.reshape(*self.shapes), strict=True):
             blobs[name].reshape(*shape)
         self.start_losses(blobs)
 
@@ -70,7 +71,7 @@ class Step:
         """Compute the tops; returns what they add to the loss."""
         if self.module is None:
             return 0.0
-        if self._shapes != tuple(blobs[name].shape for name in self.bottoms):
+        if self.shapes != tuple(blobs[name].shape for name in self.bottoms):
             self.reshape(blobs)  # raises where the layer cannot work with the new shapes
         self._saved = None  # before the pass, so that the graph of the last one is not alive beside the new
         inputs, outputs = self._compute(blobs)
