@@ -50,7 +50,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. Adam, gradients clipped to the norm ``clip``; the rate rises over ``warmup`` steps and falls to zero along half a cosine."""
+    """How to train: Adam, gradients clipped to the norm ``clip``, and a moving average of the weights.
+
+    The rate rises over ``warmup`` steps and falls to zero along half a cosine.
+    """
 
     steps: int
     rate: float = 4e-3
