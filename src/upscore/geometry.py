@@ -15,86 +15,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
-from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from upscore.errors import ArgumentError, ArgumentTypeError
+from upscore.arguments import Ints, Pairs, integer, pairs, per_axis, rank_of
+from upscore.coordinates import CoordinateMap
+from upscore.errors import ArgumentError
 
 __all__ = ["CoordinateMap", "Geometry", "Ints", "Pairs", "Phase", "Solution", "bilinear_kernel", "pairs", "per_axis"]
-
-Ints = int | Sequence[int]
-Pairs = int | Sequence[int] | Sequence[tuple[int, int]]
-
-
-def _integer(name: str, value: object, least: int | None) -> int:
-    """``value`` as a Python int, or an error naming ``name``."""
-    expected = "an integer" if least is None else f"an integer of at least {least}"
-    example = f"{name}={max(least or 0, 1)}"
-    if isinstance(value, bool):
-        raise ArgumentTypeError(name, expected, repr(value), example)
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise ArgumentTypeError(name, expected, repr(value), example) from None
-    if least is not None and number < least:
-        raise ArgumentError(name, expected, number, example)
-    return number
-
-
-def _many(value: object) -> tuple[object, ...] | None:
-    """The elements of ``value``, or None where it is a single thing (a 0-d array and a string are)."""
-    if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
-        return None
-    return tuple(value)
-
-
-def _rank(*given: object) -> int:
-    """How many axes the first of ``given`` that has several values speaks of; 1 if none does."""
-    lengths = (len(v) for v in given if isinstance(v, Sized) and not isinstance(v, str) and getattr(v, "ndim", 1) != 0)
-    return next(lengths, 1)
-
-
-def per_axis(name: str, value: Ints, rank: int, *, least: int | None = None) -> tuple[int, ...]:
-    """One integer per axis from an int (used for every axis) or a sequence of ``rank`` ints.
-
-    >>> per_axis("stride", 2, rank=3)
-    (2, 2, 2)
-    """
-    values = _many(value)
-    if values is None:
-        return (_integer(name, value, least),) * rank
-    if len(values) != rank:
-        example = f"{name}={(max(least or 0, 1),) * rank}"
-        raise ArgumentError(name, f"one integer, or {rank} of them (one per axis)", values, example)
-    return tuple(_integer(name, v, least) for v in values)
-
-
-def pairs(name: str, value: Pairs, rank: int, *, least: int | None = None) -> tuple[tuple[int, int], ...]:
-    """A ``(before, after)`` pair per axis from an int, one int per axis, or one pair per axis.
-
-    >>> pairs("padding", (1, 2), rank=2)
-    ((1, 1), (2, 2))
-    >>> pairs("padding", ((0, 1), (2, 3)), rank=2)
-    ((0, 1), (2, 3))
-    """
-    values = _many(value)
-    if values is None:
-        values = (_integer(name, value, least),) * rank
-    if len(values) != rank:
-        expected = f"one integer, {rank} integers, or {rank} (before, after) pairs"
-        raise ArgumentError(name, expected, values, f"{name}={((0, 1),) * rank}")
-    result = []
-    for v in values:
-        both = _many(v)
-        if both is None:
-            both = (v, v)
-        if len(both) != 2:
-            raise ArgumentError(name, "pairs (before, after)", v, f"{name}={((0, 1),) * rank}")
-        result.append((_integer(name, both[0], least), _integer(name, both[1], least)))
-    return tuple(result)
 
 
 def bilinear_kernel(factor: int) -> tuple[int, int]:
@@ -105,7 +34,7 @@ def bilinear_kernel(factor: int) -> tuple[int, int]:
     >>> bilinear_kernel(2), bilinear_kernel(32), bilinear_kernel(3)
     ((4, 1), (64, 16), (5, 1))
     """
-    f = _integer("factor", factor, 1)
+    f = integer("factor", factor, 1)
     return 2 * f - f % 2, f // 2
 
 
@@ -127,56 +56,6 @@ class Phase:
         for taps in self.taps:
             product *= len(taps)
         return product
-
-
-@dataclass(frozen=True)
-class CoordinateMap:
-    """The affine map ``input = scale * output + offset``, one scale and offset per axis.
-
-    It says which input coordinate lies under the centre of an output position. Maps of layers that
-    follow each other combine with ``then``; the constant left over between two paths of a network is
-    the offset at which to crop (Long, Shelhamer, Darrell 2015; Caffe's ``coord_map.py``).
-    """
-
-    scale: tuple[Fraction, ...]
-    offset: tuple[Fraction, ...]
-
-    @classmethod
-    def identity(cls, rank: int) -> CoordinateMap:
-        return cls((Fraction(1),) * rank, (Fraction(0),) * rank)
-
-    def __call__(self, output: Sequence[int | Fraction]) -> tuple[Fraction, ...]:
-        """The input coordinate under the output coordinate."""
-        return tuple(a * y + b for a, b, y in zip(self.scale, self.offset, output, strict=True))
-
-    def inverse(self) -> CoordinateMap:
-        """The map of the adjoint layer: which output coordinate lies over an input one."""
-        scale = tuple(1 / a for a in self.scale)
-        return CoordinateMap(scale, tuple(-b / a for a, b in zip(self.scale, self.offset, strict=True)))
-
-    def then(self, later: CoordinateMap) -> CoordinateMap:
-        """The map from the output of ``later`` to the input of ``self``, ``later`` being fed by ``self``."""
-        scale = tuple(a * c for a, c in zip(self.scale, later.scale, strict=True))
-        return CoordinateMap(scale, self(later.offset))
-
-    def crop_offset(self, reference: CoordinateMap) -> tuple[Fraction, ...]:
-        """Where in this path's output the origin of ``reference``'s output lies.
-
-        Both maps lead to the same input. Raises ArgumentError when the two scales differ, because then
-        no crop aligns them. A fraction means that whole-pixel cropping cannot align the paths exactly.
-        """
-        if self.scale != reference.scale:
-            raise ArgumentError(
-                "reference",
-                f"a path with the same scale {_show(self.scale)}",
-                _show(reference.scale),
-                "a path whose strides multiply to the same number",
-            )
-        return tuple((r - b) / a for a, b, r in zip(self.scale, self.offset, reference.offset, strict=True))
-
-
-def _show(values: Iterable[Fraction]) -> str:
-    return "(" + ", ".join(str(v) for v in values) + ")"
 
 
 @dataclass(frozen=True)
@@ -227,7 +106,7 @@ class Geometry:
     def __init__(
         self, kernel: Ints, stride: Ints = 1, dilation: Ints = 1, crop: Pairs = 0, *, rank: int | None = None
     ) -> None:
-        rank = _integer("rank", _rank(kernel, stride, dilation, crop) if rank is None else rank, 1)
+        rank = integer("rank", rank_of(kernel, stride, dilation, crop) if rank is None else rank, 1)
         object.__setattr__(self, "kernel", per_axis("kernel", kernel, rank, least=1))
         object.__setattr__(self, "stride", per_axis("stride", stride, rank, least=1))
         object.__setattr__(self, "dilation", per_axis("dilation", dilation, rank, least=1))
@@ -249,7 +128,7 @@ class Geometry:
         Unlike ``crop``, ``padding`` and ``output_padding`` must not be negative, and ``output_padding``
         must be smaller than the stride or the dilation (torch.nn.ConvTranspose2d documentation).
         """
-        rank = _rank(kernel, stride, dilation, padding, output_padding) if rank is None else rank
+        rank = rank_of(kernel, stride, dilation, padding, output_padding) if rank is None else rank
         pads = pairs("padding", padding, rank, least=0)
         extra = per_axis("output_padding", output_padding, rank, least=0)
         crop = tuple((lo, hi - op) for (lo, hi), op in zip(pads, extra, strict=True))
@@ -425,12 +304,12 @@ class Geometry:
         >>> [(s.geometry.kernel, s.padding, s.bilinear) for s in Geometry.solve(input=8, output=16, stride=2)]
         [((2,), (0,), False), ((3,), (1,), False), ((4,), (1,), True)]
         """
-        rank = _rank(input, output, stride, dilation)
+        rank = rank_of(input, output, stride, dilation)
         n = per_axis("input", input, rank, least=1)
         m = per_axis("output", output, rank, least=1)
         s = per_axis("stride", stride, rank, least=1)
         d = per_axis("dilation", dilation, rank, least=1)
-        most = None if max_kernel is None else _integer("max_kernel", max_kernel, 1)
+        most = None if max_kernel is None else integer("max_kernel", max_kernel, 1)
         # An axis asks for nothing but the size of a single input's stamp.
         asked = [(si, di, mi - (ni - 1) * si) for ni, mi, si, di in zip(n, m, s, d, strict=True)]
         kernels = {ask: _kernels(*ask, most) for ask in asked}
