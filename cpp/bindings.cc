@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "cpu.h"
 #include "execute.h"
 #include "pack.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -89,12 +91,13 @@ class Plan {
     }
     nb::gil_scoped_release release;
     if (phases_of(layer_) > kMostPhases) {
-      weights_.assign(w.data(), w.data() + w.size());
+      weights_.allocate(w.size());
+      std::copy_n(w.data(), w.size(), weights_.data());
       return;
     }
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_);
-    weights_.resize(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups));
+    weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups));
     pack_weights(layer_, packing_, w.data(), weights_.data());
   }
 
@@ -154,7 +157,8 @@ class Plan {
   std::string isa_;
   Target target_{};
   Packing packing_;
-  std::vector<T> weights_, bias_;
+  Buffer<T> weights_;
+  std::vector<T> bias_;
   std::mutex mutex_;
   std::list<Remembered> schedules_;
 };

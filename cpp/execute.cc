@@ -17,6 +17,47 @@ Target target_of(const Kernels<T>& kernels) {
 
 namespace {
 
+// Writes rows of one channel; staged, it puts together what lies together in the output and writes it at once.
+template <typename T>
+class Writer {
+ public:
+  Writer(const Kernels<T>& kernels, const Schedule& schedule, T* staging)
+      : kernels_(kernels), staged_(schedule.staged), stream_(schedule.stream),
+        room_(schedule.staging - schedule.axis[2].out_step * kernels.lanes), staging_(staging) {}
+
+  void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst) {
+    if (!staged_) return kernels_.interleave(src, pitch, step, from, to, bias, dst, false);
+    for (i64 e = from; e < to;) {
+      if (dst != to_ + length_ || length_ >= room_ - step * kernels_.lanes) {
+        flush();
+        to_ = dst;
+      }
+      const i64 end = std::min(to, e + room_ - length_);
+      kernels_.interleave(src, pitch, step, e, end, bias, staging_ + length_, true);
+      length_ += end - e;
+      dst += end - e;
+      e = end;
+    }
+  }
+
+  void flush() {
+    if (length_ == 0) return;
+    if (stream_)
+      kernels_.stream(staging_, length_, to_);
+    else
+      std::copy_n(staging_, length_, to_);
+    length_ = 0;
+  }
+
+ private:
+  const Kernels<T>& kernels_;
+  const bool staged_, stream_;
+  const i64 room_;
+  T* const staging_;
+  T* to_ = nullptr;
+  i64 length_ = 0;
+};
+
 template <typename T>
 class Execution {
  public:
@@ -26,15 +67,28 @@ class Execution {
         target_(target_of(kernels)), packed_(packed), bias_(bias), x_(x), y_(y) {}
 
   void run() {
-    chunks_ = ceil_div(layer_.rows, schedule_.chunk);
-    parallel_for(schedule_.tiles * layer_.groups * chunks_, schedule_.threads, [this](i64 task) {
-      const i64 chunk = task % chunks_, rest = task / chunks_;
-      compute(rest / layer_.groups, rest % layer_.groups, chunk * schedule_.chunk);
+    const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
+    const i64 chunks = ceil_div(layer_.rows, schedule_.chunk), bands = ceil_div(strips, schedule_.strips);
+    parallel_for(schedule_.tiles * layer_.groups * chunks * bands, schedule_.threads, [&](i64 task) {
+      Part part;
+      part.first_strip = task % bands * schedule_.strips;
+      part.strips = std::min(schedule_.strips, strips - part.first_strip);
+      task /= bands;
+      part.first_row = task % chunks * schedule_.chunk;
+      part.rows = std::min(schedule_.chunk, layer_.rows - part.first_row);
+      task /= chunks;
+      part.group = task % layer_.groups;
+      compute(task / layer_.groups, part);
     });
   }
 
  private:
-  void compute(i64 tile, i64 group, i64 first_row) {
+  // What of the output a task computes, besides its tile of positions.
+  struct Part {
+    i64 group, first_row, rows, first_strip, strips;
+  };
+
+  void compute(i64 tile, const Part& part) {
     i64 first = tile * schedule_.tile, last = std::min(first + schedule_.tile, schedule_.positions);
     if (schedule_.by_rows) {
       const i64 length = schedule_.axis[2].positions, tiles = ceil_div(length, schedule_.tile);
@@ -42,7 +96,6 @@ class Execution {
       first = tile / tiles * length + begin;
       last = first + std::min(schedule_.tile, length - begin);
     }
-    const i64 rows = std::min(schedule_.chunk, layer_.rows - first_row);
     // A last tile may be narrower; the reductions, and with them the bits, stay the same.
     const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
@@ -54,18 +107,21 @@ class Execution {
     T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.staging));
     T* sums = panel + schedule_.panel;
 
+    const i64 step = packing_.fused ? 1 : schedule_.axis[2].out_step;
+    const i64 first_phase = packing_.fused ? 0 : part.first_strip * step;
+    const i64 phases = packing_.fused ? 1 : part.strips * step;
     for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
       const Reduction& r = schedule_.reductions[i];
-      source.fill(x_ + group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane, r, panel);
-      for (std::size_t phase = 0; phase < schedule_.phases.size(); ++phase)
-        multiply(source, static_cast<i64>(phase), group, first_row, rows, r, i > 0, width, panel, sums);
+      source.fill(x_ + part.group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane, r, panel);
+      for (i64 phase = 0; phase < phases; ++phase)
+        multiply(source, first_phase + phase, part, r, i > 0, width, panel, sums + phase * width);
     }
-    write(segments, group, first_row, rows, width, sums, sums + schedule_.sums);
+    write(segments, part, width, sums, sums + schedule_.sums);
   }
 
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused).
-  void multiply(const PanelSource<T>& source, i64 phase_index, i64 group, i64 first_row, i64 rows,
-                const Reduction& r, bool accumulate, i64 width, const T* panel, T* sums) {
+  void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r,
+                bool accumulate, i64 width, const T* panel, T* sums) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -81,8 +137,8 @@ class Execution {
     const i64 first_tap = begin - phase.offset_of.begin();
     const i64 columns = r.column_last - r.column_first;
     const i64 total = layer_.rows * c.phases;  // rows of the class
-    const i64 from = first_row * c.phases, to = (first_row + rows) * c.phases;
-    const T* weights = packed_ + (group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
+    const i64 from = part.first_row * c.phases, to = (part.first_row + part.rows) * c.phases;
+    const T* weights = packed_ + (part.group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
     for (i64 row = from; row < to; row += packing_.tile_rows) {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
       const int widest = target_.vectors(height);
@@ -93,10 +149,9 @@ class Execution {
       p.x_stride = source.lines(r) * source.line();
       p.taps = taps;
       p.columns = columns;
-      p.c_stride = packing_.fused ? width : packing_.phases * width;
+      p.c_stride = packing_.fused ? width : part.strips * schedule_.axis[2].out_step * width;
       p.accumulate = accumulate;
-      T* to_sums = packing_.fused ? sums + (row - from) * width
-                                  : sums + ((row - from) * packing_.phases + phase_index) * width;
+      T* to_sums = sums + (row - from) * p.c_stride;
       for (i64 v = 0, vectors = width / target_.lanes; v < vectors;) {
         const i64 left = vectors - v;
         const int n = static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2
@@ -109,40 +164,29 @@ class Execution {
     }
   }
 
-  void write(const std::vector<Segment>& segments, i64 group, i64 first_row, i64 rows, i64 width, const T* sums,
-             T* staging) {
+  void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
     const AxisPlan* axis = schedule_.axis;
     const i64 steps[kAxes] = {axis[0].out_step, axis[1].out_step, axis[2].out_step};
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
-    for (i64 row = 0; row < rows; ++row) {
-      const i64 channel = group * layer_.rows + first_row + row;
+    for (i64 row = 0; row < part.rows; ++row) {
+      const i64 channel = part.group * layer_.rows + part.first_row + row;
       const T bias = bias_ ? bias_[channel] : T(0);
-      const T* of_channel = sums + row * packing_.phases * width;
+      const T* of_channel = sums + row * part.strips * steps[2] * width;
+      Writer<T> writer(kernels_, schedule_, staging);
       for (const Segment& s : segments) {
         T* image = y_ + (s.batch * layer_.groups * layer_.rows + channel) * plane;
         const i64 x0 = axis[2].base + s.at[2] * steps[2];
         const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * steps[2], axis[2].out - x0);
         if (from >= to) continue;
-        for (i64 rz = 0; rz < steps[0]; ++rz) {
-          const i64 z = axis[0].base + s.at[0] * steps[0] + rz;
-          if (z < 0 || z >= axis[0].out) continue;
-          for (i64 ry = 0; ry < steps[1]; ++ry) {
-            const i64 yy = axis[1].base + s.at[1] * steps[1] + ry;
-            if (yy < 0 || yy >= axis[1].out) continue;
-            put(of_channel + (rz * steps[1] + ry) * steps[2] * width + s.place, width, steps[2], from, to, bias,
-                image + (z * axis[1].out + yy) * axis[2].out + x0 + from, staging);
-          }
+        for (i64 strip = 0; strip < part.strips; ++strip) {
+          const i64 rz = (part.first_strip + strip) / steps[1], ry = (part.first_strip + strip) % steps[1];
+          const i64 z = axis[0].base + s.at[0] * steps[0] + rz, y = axis[1].base + s.at[1] * steps[1] + ry;
+          if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
+          writer.put(of_channel + strip * steps[2] * width + s.place, width, steps[2], from, to, bias,
+                     image + (z * axis[1].out + y) * axis[2].out + x0 + from);
         }
       }
-    }
-  }
-
-  void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst, T* staging) {
-    if (!schedule_.stream) return kernels_.interleave(src, pitch, step, from, to, bias, dst);
-    for (i64 e = from; e < to; e += schedule_.staging) {
-      const i64 end = std::min(e + schedule_.staging, to);
-      kernels_.interleave(src, pitch, step, e, end, bias, staging);
-      kernels_.stream(staging, end - e, dst + (e - from));
+      writer.flush();
     }
   }
 

@@ -15,7 +15,8 @@ constexpr i64 kOffsets = 64;            // window places in one panel
 constexpr i64 kSerialWork = 1 << 19;    // multiplications below which waking another thread costs more
 constexpr double kCopy = 3;             // cycles to copy a vector into a panel
 constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
-constexpr i64 kStaging = 4096;          // numbers of a row put together before they are written past the caches
+constexpr i64 kStaging = 4096;          // numbers put together before they are written
+constexpr i64 kShortRow = 64;           // positions in a row below which rows are put together
 constexpr int kMaxVectors = 12;         // vectors of positions in a tile
 
 i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
@@ -190,38 +191,45 @@ Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& pack
       lines = std::max(lines, s.window.line_of[static_cast<std::size_t>(r.offset_last - 1)] -
                                   s.window.line_of[static_cast<std::size_t>(r.offset_first)] + 1);
 
-  // Tiles: as many positions as the panel and the sums leave room for.
+  // Tiles: as many positions as the panel and the sums leave room for. The sums of a task hold some
+  // channels times some strips; a strip is all phases of the last axis for one phase of the others.
+  const i64 step = s.axis[2].out_step, strips = packing.phases / step;
   const int widest = target.vectors(packing.tile_rows);
   const i64 align = packing.fused ? packing.tile_rows / std::gcd<i64>(packing.tile_rows, packing.phases)
                                   : packing.tile_rows;
+  const i64 least = std::min(align, layer.rows) * (packing.fused ? packing.phases : step);
   const i64 by_panel = kPanelBytes / (lines * packing.columns * lanes * bytes);
-  const i64 by_sums = kSumBytes / (std::min(align, layer.rows) * packing.phases * lanes * bytes);
+  const i64 by_sums = kSumBytes / (least * lanes * bytes);
   i64 vectors = std::clamp<i64>(std::min(by_panel, by_sums), 1, kMaxVectors);
   if (vectors > widest) vectors -= vectors % widest;
-  vectors = std::min(vectors, ceil_div(std::max<i64>(s.by_rows ? row : s.positions, 1), lanes));
 
-  const i64 work = s.positions * layer.groups * layer.rows * layer.cols * layer.taps() / (layer.transposed ? packing.phases : 1);
+  const i64 work = s.positions * layer.groups * layer.rows * layer.cols * layer.taps() / packing.phases;
   s.threads = work < kSerialWork ? 1 : threads;
-  // Enough tasks to share out evenly: first fewer positions per task, then fewer channels.
-  auto tiles = [&](i64 v) {
-    return s.by_rows ? s.positions / row * ceil_div(row, v * lanes) : ceil_div(s.positions, v * lanes);
-  };
-  auto tasks = [&](i64 v, i64 chunk) { return tiles(v) * layer.groups * ceil_div(layer.rows, chunk); };
+  // Enough tasks to share out evenly: first fewer positions per task, then fewer channels. Tiles are cut evenly.
+  const i64 length = s.by_rows ? row : s.positions;
+  auto tiles = [&](i64 v) { return ceil_div(length, v * lanes) * (s.by_rows ? s.positions / row : 1); };
   const i64 enough = s.threads == 1 ? 1 : 4 * s.threads;
-  while (vectors > widest && tasks(vectors, layer.rows) < enough) vectors -= widest;
-  if (s.by_rows) vectors = ceil_div(ceil_div(row, ceil_div(row, vectors * lanes)), lanes);
+  if (length > 0) {
+    while (vectors > widest && tiles(vectors) * layer.groups < enough) vectors -= widest;
+    vectors = ceil_div(ceil_div(length, ceil_div(length, vectors * lanes)), lanes);
+    s.tiles = tiles(vectors);
+  }
   s.tile = vectors * lanes;
-  s.tiles = row ? tiles(vectors) : 0;
-  s.chunk = std::clamp<i64>(kSumBytes / (packing.phases * s.tile * bytes) / align * align, align,
-                            round_up(layer.rows, align));
-  while (s.chunk > align && tasks(vectors, s.chunk) < enough)
-    s.chunk = std::max(align, s.chunk / 2 / align * align);
+  const i64 room = kSumBytes / (s.tile * bytes * step);
+  s.strips = packing.fused ? strips : std::clamp<i64>(room / align, 1, strips);
+  s.strips = ceil_div(strips, ceil_div(strips, s.strips));
+  s.chunk = std::clamp<i64>(room / s.strips / align * align, align, round_up(layer.rows, align));
+  auto tasks = [&] {
+    return s.tiles * layer.groups * ceil_div(layer.rows, s.chunk) * ceil_div(strips, s.strips);
+  };
+  while (s.chunk > align && tasks() < enough) s.chunk = std::max(align, s.chunk / 2 / align * align);
   s.panel = lines * packing.columns * (s.tile + s.window.extra) + 2 * lanes;
   s.panel = round_up(s.panel, lanes);
-  s.sums = std::min(s.chunk, layer.rows) * packing.phases * s.tile;
+  s.sums = std::min(s.chunk, layer.rows) * s.strips * step * s.tile + kStaging;  // reads may pass the end
   const i64 out_bytes = call.batch * layer.groups * layer.rows * call.out[0] * call.out[1] * call.out[2] * bytes;
   s.stream = out_bytes > kStreamBytes;
-  s.staging = s.stream ? kStaging : 0;
+  s.staged = s.stream || row < kShortRow;
+  s.staging = kStaging + 16 * step * lanes;
 
   std::ostringstream why;
   why << (layer.transposed ? "transposed convolution" : "convolution") << ": " << packing.phases

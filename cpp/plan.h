@@ -70,6 +70,8 @@ struct Schedule {
   i64 tile = 0;           // positions per task, a multiple of the lanes
   i64 tiles = 0;
   i64 chunk = 0;          // output channels per task
+  i64 strips = 1;         // phases of the leading axes per task
+  bool staged = false;    // rows are put together before they are written: they are short, or go past the caches
   bool stream = false;    // write past the caches
   i64 panel = 0, sums = 0, staging = 0;  // scratch per task, in numbers
   int threads = 1;

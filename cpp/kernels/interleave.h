@@ -41,11 +41,12 @@ inline void zip(const Vector<T>* in, Vector<T>* out) {
 }
 
 template <typename T, int S>
-void interleave_power(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst) {
+void interleave_power(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
+  const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
   for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
-  for (; e + S * L <= last; e += S * L, dst += S * L) {
+  for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
     Vector<T> in[S], out[S];
     for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias;
     zip<T, S>(in, out);
@@ -93,11 +94,12 @@ inline void interleave_block(const Vector<T>* in, T* dst, std::integer_sequence<
 }
 
 template <typename T, int S>
-void interleave_other(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst) {
+void interleave_other(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
+  const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
   for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
-  for (; e + S * L <= last; e += S * L, dst += S * L) {
+  for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
     Vector<T> in[S];
     for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias;
     interleave_block<T, S>(in, dst, std::make_integer_sequence<int, S>{});
@@ -106,17 +108,17 @@ void interleave_other(const T* src, i64 pitch, i64 first, i64 last, T bias, T* d
 }
 
 template <typename T>
-void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst) {
+void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess) {
   switch (step) {
     case 1:
       for (i64 e = first; e < last; ++e) dst[e - first] = src[e] + bias;
       return;
-    case 2: return interleave_power<T, 2>(src, pitch, first, last, bias, dst);
-    case 3: return interleave_other<T, 3>(src, pitch, first, last, bias, dst);
-    case 4: return interleave_power<T, 4>(src, pitch, first, last, bias, dst);
-    case 5: return interleave_other<T, 5>(src, pitch, first, last, bias, dst);
-    case 6: return interleave_other<T, 6>(src, pitch, first, last, bias, dst);
-    case 8: return interleave_power<T, 8>(src, pitch, first, last, bias, dst);
+    case 2: return interleave_power<T, 2>(src, pitch, first, last, bias, dst, excess);
+    case 3: return interleave_other<T, 3>(src, pitch, first, last, bias, dst, excess);
+    case 4: return interleave_power<T, 4>(src, pitch, first, last, bias, dst, excess);
+    case 5: return interleave_other<T, 5>(src, pitch, first, last, bias, dst, excess);
+    case 6: return interleave_other<T, 6>(src, pitch, first, last, bias, dst, excess);
+    case 8: return interleave_power<T, 8>(src, pitch, first, last, bias, dst, excess);
     default: break;
   }
   if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst);

@@ -52,8 +52,9 @@ struct Kernels {
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
   DotsKernel<T> dots[kDotRows + 1][kDotColumns + 1];
 
-  // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last).
-  void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst);
+  // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step
+  // vectors behind the last may be written (with anything), and as much read behind the sources.
+  void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
