@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.layers import Layer
+from upscore.files import replacing
 
 Row = dict[str, Any]
 
@@ -145,9 +144,6 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def save(result: dict[str, Any], path: Path) -> None:
-    """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(result, file, indent=1)
-        file.write("\n")
-    os.replace(file.name, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
