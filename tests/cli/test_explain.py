@@ -112,7 +112,7 @@ def test_help_has_examples() -> None:
         (
             "--weights bilinear --stride 100000",
             ArgumentError,
-            "--stride: expected at most 256, for --weights bilinear, got 100000; for example --stride 32",
+            "--stride: expected a bilinear kernel of at most 4194304 taps, got 100000,100000; for example --stride 32",
         ),
         (
             "--weights {}/line.npy",

@@ -72,6 +72,8 @@ def test_what_is_small() -> None:
     assert not fits(Geometry((3, 3), 2), (4, 4))
     assert not fits(Geometry((3, 3, 3), 2), (2, 2, 2))
     assert not fits(Geometry((2, 2), 32), (2, 2))
+    assert not fits(Geometry(2, 12), (2,))
+    assert not fits(Geometry(2, dilation=12, crop=6), (1,))
     assert fits(Geometry((6, 4), 1), (2, 2))
 
 
@@ -87,7 +89,7 @@ def test_what_is_small() -> None:
         (
             np.ones((4, 4)),
             None,
-            "input: expected at most 9 inputs, 25 weights and 64 outputs on 1 or 2 axes, "
+            "input: expected at most 9 inputs, 25 weights and 64 outputs on 1 or 2 axes, none longer than 12, "
             "got (4, 4) with kernel (3, 2); for example 2 x 2 with kernel 3",
         ),
     ],

@@ -23,6 +23,8 @@ def test_it_is_what_the_plan_says(kernel, stride, size, channels, groups) -> Non
 
 def test_what_is_too_large_is_not_planned() -> None:
     assert run(Geometry((4096, 4096), 2), (4, 4), (8, 8)).why == "not planned: more than 33554432 weights"
+    leading = run(Geometry((65, 64, 1, 1, 1), 2), (2, 2, 2, 2, 2), (1, 1)).why
+    assert leading == "not planned: more than 4096 taps on the axes before the last 3"
     assert run(Geometry((4, 4), 2), (4, 2**31), (8, 8)).why == "not planned: an axis longer than 2147483647"
 
 

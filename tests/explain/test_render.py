@@ -92,5 +92,6 @@ def test_other_paddings_of_the_bilinear_kernel() -> None:
     shifted = "with another padding, as here, it does the same, shifted"
     assert shifted in printed(Geometry(4, 2), 5)
     assert shifted not in printed(Geometry(4, 2, crop=1), 5)
+    assert shifted not in printed(Geometry(5, 3, dilation=2), 5)
     assert "5 = 2*3 - 1, padding 1: the kernel that upsamples bilinearly by 3" in printed(Geometry(7, 3), 5)
     assert "pixels keep their places" in printed(Geometry(5, 3, crop=1), 5)

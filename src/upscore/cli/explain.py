@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
+MOST_TAPS = 2**22
 EXAMPLES = """
 Examples:\n
   upscore explain --input 16 --kernel 64 --stride 32\n
@@ -84,8 +86,9 @@ def _weights(source: str, tensor: str | None, typed: GeometryOptions) -> npt.NDA
         from upscore.filters import bilinear
 
         stride = typed.ints("stride") or (1,) * typed.rank
-        if max(stride) > 256:
-            raise ArgumentError("--stride", "at most 256, for --weights bilinear", max(stride), "--stride 32")
+        if math.prod(2 * s for s in stride) > MOST_TAPS:
+            expected = f"a bilinear kernel of at most {MOST_TAPS} taps"
+            raise ArgumentError("--stride", expected, ",".join(map(str, stride)), "--stride 32")
         return bilinear(stride)
     path = Path(source)
     if path.suffix == ".npy":

@@ -29,7 +29,10 @@ class Checkerboard:
     equal_overlap: bool
     """All phases have the same number of taps: an untrained layer has no preferred phase."""
     unevenness: float | None
-    """Of the response to flat inputs, the part (2-norm, over all channel pairs) that alternates: 0 none, 1 all."""
+    """Of the response to flat inputs, the part (2-norm, over all channel pairs) that alternates: 0 none, 1 all.
+
+    None, as ``gains``, without weights or where there are holes.
+    """
     gains: tuple[float, ...] | None
     """By phase, first axis slowest: the 2-norm over the channel pairs of the sums of the phase's taps."""
     verdict: Literal["holes", "even", "faint", "visible", "equal overlap", "unequal overlap"]
@@ -54,13 +57,14 @@ def checkerboard(geometry: Geometry, w: npt.ArrayLike | None = None) -> Checkerb
         verdict = "equal overlap" if equal else "unequal overlap"
     if w is None:
         return Checkerboard(equal, None, None, verdict)
+    w = _weight(geometry, w)
+    if verdict == "holes":  # and nothing that weights could do about it
+        return Checkerboard(equal, None, None, verdict)
     gains = phase_gains(geometry, w)
     by_phase = gains.reshape(-1, *gains.shape[geometry.rank :])
     whole = float(np.linalg.norm(by_phase))
     unevenness = float(np.linalg.norm(by_phase - by_phase.mean(axis=0))) / whole if whole else 0.0
     strengths = tuple(float(np.linalg.norm(gain)) for gain in by_phase)
-    if verdict == "holes":
-        return Checkerboard(equal, unevenness, strengths, verdict)
     judged: Literal["even", "faint", "visible"] = "visible"
     if unevenness <= FAINT:
         judged = "even" if unevenness <= EVEN else "faint"
@@ -73,6 +77,15 @@ def phase_gains(geometry: Geometry, w: npt.ArrayLike) -> npt.NDArray[np.float64]
     >>> phase_gains(Geometry(3, 2), [1, 2, 5]).ravel()
     array([6., 2.])
     """
+    w = _weight(geometry, w)
+    for axis in range(geometry.rank):
+        sums = [w.take(phase.taps[0], axis=2).sum(axis=2) for phase in geometry.axis_phases(axis)]
+        w = np.stack(sums, axis=-1)  # the summed axis leaves at the front, its phases come in at the back
+    return np.moveaxis(w, (0, 1), (-2, -1))
+
+
+def _weight(geometry: Geometry, w: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """``w`` as a finite weight that fits the geometry; a bare kernel is the weight of one channel pair."""
     w = np.asarray(w, np.float64)
     if w.shape == geometry.kernel:
         w = w[None, None]
@@ -81,7 +94,4 @@ def phase_gains(geometry: Geometry, w: npt.ArrayLike) -> npt.NDArray[np.float64]
         raise ArgumentError("weights", expected, f"shape {w.shape}", f"shape {(1, 1, *geometry.kernel)}")
     if not np.isfinite(w).all():
         raise ArgumentError("weights", "finite numbers", "nan or infinity", "a checkpoint from before it diverged")
-    for axis in range(geometry.rank):
-        sums = [w.take(phase.taps[0], axis=2).sum(axis=2) for phase in geometry.axis_phases(axis)]
-        w = np.stack(sums, axis=-1)  # the summed axis leaves at the front, its phases come in at the back
-    return np.moveaxis(w, (0, 1), (-2, -1))
+    return w

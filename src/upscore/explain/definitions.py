@@ -19,7 +19,7 @@ from upscore.geometry import Geometry
 
 __all__ = ["Definitions", "definitions", "fits"]
 
-MOST_INPUTS, MOST_WEIGHTS, MOST_OUTPUTS = 9, 25, 64
+MOST_INPUTS, MOST_WEIGHTS, MOST_OUTPUTS, LONGEST_AXIS = 9, 25, 64, 12
 Nested = list[Any]
 """Lists within lists, one level per spatial axis."""
 
@@ -57,6 +57,7 @@ def fits(geometry: Geometry, size: Sequence[int]) -> bool:
         and math.prod(size) <= MOST_INPUTS
         and math.prod(geometry.kernel) <= MOST_WEIGHTS
         and math.prod(geometry.output_size(size)) <= MOST_OUTPUTS
+        and max(*geometry.output_size(size), *geometry.extent) <= LONGEST_AXIS
     )
 
 
@@ -82,7 +83,10 @@ def definitions(
     if w.shape != geometry.kernel:
         raise ArgumentError("weights", f"shape {geometry.kernel}", f"shape {w.shape}", "weights=None, for ones")
     if not fits(geometry, x.shape):
-        most = f"at most {MOST_INPUTS} inputs, {MOST_WEIGHTS} weights and {MOST_OUTPUTS} outputs on 1 or 2 axes"
+        most = (
+            f"at most {MOST_INPUTS} inputs, {MOST_WEIGHTS} weights and {MOST_OUTPUTS} outputs "
+            f"on 1 or 2 axes, none longer than {LONGEST_AXIS}"
+        )
         raise ArgumentError("input", most, f"{x.shape} with kernel {geometry.kernel}", "2 x 2 with kernel 3")
     four = (reference.scatter, reference.zero_stuffing, reference.matrix, reference.phases)
     outputs = [definition(x[None, None], w[None, None], geometry=geometry)[0, 0] for definition in four]

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from upscore.engine import Packed
+from upscore.engine import NATIVE_RANK, Packed
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
 __all__ = ["Run", "run"]
 
 MOST_WEIGHTS = 2**25
+MOST_LOOPS = 4096
 LONGEST_AXIS = 2**31 - 1
 
 
@@ -45,6 +46,10 @@ def run(geometry: Geometry, input: Sequence[int], channels: tuple[int, int], gro
     output = geometry.output_size(input)
     if c_in * c_out // groups * math.prod(geometry.kernel) > MOST_WEIGHTS:
         return Run(channels, groups, f"not planned: more than {MOST_WEIGHTS} weights")
+    if math.prod(geometry.kernel[:-NATIVE_RANK]) > MOST_LOOPS:
+        return Run(
+            channels, groups, f"not planned: more than {MOST_LOOPS} taps on the axes before the last {NATIVE_RANK}"
+        )
     if max(*input, *output) > LONGEST_AXIS:
         return Run(channels, groups, f"not planned: an axis longer than {LONGEST_AXIS}")
     weights = np.zeros((c_in, c_out // groups, *geometry.kernel), np.float32)

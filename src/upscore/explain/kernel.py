@@ -16,6 +16,7 @@ class KernelChoice:
 
     kernel: int
     stride: int
+    dilation: int
     touched: int
     """Of every ``stride`` outputs, how many a tap reaches."""
     least: int | None
@@ -49,6 +50,7 @@ def kernel_choice(geometry: Geometry) -> tuple[KernelChoice, ...]:
             KernelChoice(
                 kernel=k,
                 stride=s,
+                dilation=d,
                 touched=touched(k, s, d),
                 least=s if math.gcd(s, d) == 1 else None,
                 smaller=smaller,

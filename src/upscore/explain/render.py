@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.columns import Columns
 from rich.console import Group, RenderableType
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from upscore.explain.definitions import Definitions
 from upscore.explain.explanation import Explanation
+from upscore.explain.grid import Grid
 from upscore.explain.kernel import KernelChoice
 from upscore.explain.overlap import Overlap
 from upscore.explain.phases import PhaseRow
@@ -109,7 +110,7 @@ def _kernel(choice: KernelChoice) -> list[str]:
         lines.append(f"a kernel of {choice.smaller} would touch only {choice.smaller_touches} of every {s} rows")
     formula = f"{choice.bilinear} = 2*{s}" + (" - 1" if s % 2 else "")
     lines.append(f"{formula}, padding {choice.bilinear_padding}: the kernel that upsamples bilinearly by {s}")
-    if choice.kernel == choice.bilinear and not choice.is_bilinear:
+    if choice.kernel == choice.bilinear and choice.dilation == 1 and not choice.is_bilinear:
         lines.append("with another padding, as here, it does the same, shifted")
     return lines
 
@@ -180,15 +181,6 @@ def _strongest(gains: Sequence[float], stride: Sequence[int]) -> list[str]:
 
 
 def _definitions(found: Definitions) -> RenderableType:
-    one_axis = not isinstance(found.output[0], list)
-
-    def grid(rows: list[Any]) -> Table:
-        table = Table.grid(padding=(0, 1))
-        for row in [rows] if one_axis and not (rows and isinstance(rows[0], list)) else rows:
-            cells = (f"{cell:g}" if isinstance(cell, float) else str(cell) or "·" for cell in row)
-            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-        return table
-
     def row(pictures: Iterable[RenderableType]) -> Table:
         table = Table.grid(padding=(0, 3, 0, 0))
         table.add_row(*pictures)
@@ -196,26 +188,26 @@ def _definitions(found: Definitions) -> RenderableType:
 
     given = [("input", found.input), ("weights", found.weights)]
     named = [("in letters", found.input_letters), ("in letters", found.weight_letters)]
-    panels = [Panel.fit(grid(rows), title=title) for pair in zip(given, named, strict=True) for title, rows in pair]
-    stuffed = Group(grid(found.stuffed), Text("\nunder the\nflipped kernel\n"), grid(found.flipped))
-    kernels = [row(map(grid, found.phase_kernels[i : i + 4])) for i in range(0, len(found.phase_kernels), 4)]
-    phases = Group(*kernels, Text("\nphase of each output\n"), grid(found.phase_outputs))
+    panels = [Panel.fit(Grid(rows), title=title) for pair in zip(given, named, strict=True) for title, rows in pair]
+    stuffed = Group(Grid(found.stuffed), Text("\nunder the\nflipped kernel\n"), Grid(found.flipped))
+    kernels = [row(map(Grid, found.phase_kernels[i : i + 4])) for i in range(0, len(found.phase_kernels), 4)]
+    phases = Group(*kernels, Text("\nphase of each output\n"), Grid(found.phase_outputs))
     return Group(
         Text("Four definitions", "bold"),
         Columns(panels),
         Panel.fit(
-            Columns([Padding(grid(stamp), (0, 2, 1, 0)) for stamp in found.stamps]),
+            Columns([Padding(Grid(stamp), (0, 2, 1, 0)) for stamp in found.stamps]),
             title="scatter: one stamp per input, added",
         ),
         Columns(
             [
                 Panel.fit(stuffed, title="zero-stuffing"),
-                Panel.fit(grid(found.matrix), title="matrix C^T"),
+                Panel.fit(Grid(found.matrix), title="matrix C^T"),
                 Panel.fit(phases, title="phases"),
             ]
         ),
         Text("all four give, in letters"),
-        _indented(grid(found.output_letters)),
+        _indented(Grid(found.output_letters)),
         Text(f"and in numbers (largest difference between the four: {found.disagreement:.1g})"),
-        _indented(grid(found.output)),
+        _indented(Grid(found.output)),
     )
