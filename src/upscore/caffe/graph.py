@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from upscore.caffe import schema
 from upscore.caffe.modules import TABLE, CaffeModule, LayerError
 from upscore.caffe.modules.activation import ReLU
-from upscore.caffe.modules.base import Budget, Shape
+from upscore.caffe.modules.base import Budget, Shape, machine_memory
 from upscore.caffe.modules.data import Source
+from upscore.caffe.net_state import filter_layers
 from upscore.caffe.upgrade import upgrade
-from upscore.errors import ArgumentError, FileFormatError
+from upscore.errors import ArgumentError
 
-__all__ = ["Graph", "Layer", "filter_layers"]
+__all__ = ["Graph", "Layer"]
 
 _MAX_BYTES = 4 << 30
 
@@ -110,7 +111,7 @@ class Graph(nn.Module):
         self.layers: list[Layer] = []
         self.shapes: dict[str, Shape] = {}
         """The shape of every blob, as of the construction or the last :meth:`reshape`."""
-        self._budget, self._run_python = Budget(max_bytes), run_python
+        self._budget, self._memory, self._run_python = Budget(max_bytes), Budget(machine_memory()), run_python
         self._owners: dict[str, tuple[Layer, int]] = {}
         wanted = {name: tuple(int(n) for n in shape) for name, shape in (input_shapes or {}).items()}
         with torch.device(device):
@@ -183,6 +184,8 @@ class Graph(nn.Module):
                 )
             if any(n < 0 for n in shape) or math.prod(shape) >= 2**31 or len(shape) > 32:
                 raise module.error(f"expected sizes whose product is below 2^31, got {shape} for {name!r}")
+            if module.param.type == "DummyData" and not self._budget.take(math.prod(shape)):
+                raise module.error(f"its top {name!r} of shape {shape} exceeds what max_bytes leaves")
             shapes.append(shape)
         return tuple(shapes)
 
@@ -234,6 +237,11 @@ class Graph(nn.Module):
         for name, shape in zip(layer.tops, tops, strict=True):
             if math.prod(shape) >= 2**31:
                 raise layer.module.error(f"its top {name!r} of shape {shape} would have more than 2^31 elements")
+            if torch.empty(0).device.type != "meta" and not self._memory.take(math.prod(shape)):
+                raise layer.module.error(
+                    f"its top {name!r} of shape {shape} makes the net's blobs exceed this machine's memory, "
+                    f"{self._memory.max_bytes / 2**30:.1f} GiB; give the inputs smaller shapes"
+                )
             self.shapes[name] = shape
 
     def _mark_overwritable(self) -> None:
@@ -396,28 +404,3 @@ class Graph(nn.Module):
         from upscore.caffe.weights import save
 
         save(self, path)
-
-
-def filter_layers(net: Any, phase: int, level: int = 0, stages: Iterable[str] = ()) -> Any:
-    """The net without the layers that its ``include`` and ``exclude`` rules keep out of this state: a new message."""
-    kept = schema.NetParameter()
-    kept.CopyFrom(net)
-    kept.ClearField("layer")
-    state = (phase, level or net.state.level, {*stages, *net.state.stage})
-    for layer in net.layer:
-        if layer.include and layer.exclude:
-            raise FileFormatError(f"layer {layer.name!r}: expected include or exclude rules, got both")
-        rules, meant = (layer.include, True) if layer.include else (layer.exclude, False)
-        if not rules or any(_meets(rule, *state) for rule in rules) == meant:
-            kept.layer.add().CopyFrom(layer)
-    return kept
-
-
-def _meets(rule: Any, phase: int, level: int, stages: set[str]) -> bool:
-    return (
-        (not rule.HasField("phase") or rule.phase == phase)
-        and (not rule.HasField("min_level") or level >= rule.min_level)
-        and (not rule.HasField("max_level") or level <= rule.max_level)
-        and stages.issuperset(rule.stage)
-        and stages.isdisjoint(rule.not_stage)
-    )

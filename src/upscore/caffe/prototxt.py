@@ -74,7 +74,7 @@ def write(message: Any) -> str:
 
 def unknown_fields(text: str, descriptor: Any) -> list[UnknownField]:
     """Every outermost field of a well-formed prototxt that ``descriptor`` does not have, in order."""
-    tokens = text_format.Tokenizer(text.splitlines())
+    tokens: Any = text_format.Tokenizer(text.splitlines())
     found: list[UnknownField] = []
     owners = [descriptor]  # None inside a field that is itself unknown
     while not tokens.AtEnd():
@@ -122,6 +122,8 @@ def _explain(error: text_format.ParseError, message: Any, where: str) -> str:
     found = _POSITION.match(str(error))
     assert found is not None
     line, _, what = found.groups()
+    if what.startswith("'"):  # the parser repeats the line, which can be a whole file
+        what = what.rpartition("': ")[2]
     what = what.replace('Message type "caffe.', 'message type "')
     field = re.search(r'message type "(\w+)" has no field named "(\w+)"', what)
     if field:

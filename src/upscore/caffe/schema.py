@@ -100,12 +100,8 @@ TEST: int = 1
 Phase = _pool.FindEnumTypeByName(f"{_PACKAGE}.Phase")
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        return MESSAGES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no message {name!r}") from None
+globals().update(MESSAGES)
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *MESSAGES])
+def __getattr__(name: str) -> Any:  # reached only by names that are no message; type checkers look here
+    raise AttributeError(f"module {__name__!r} has no message {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from upscore.caffe import schema
 from upscore.caffe.fillers import fill
 from upscore.errors import UpscoreError
 
-__all__ = ["Budget", "CaffeModule", "LayerError", "Shape", "tracing"]
+__all__ = ["Budget", "CaffeModule", "LayerError", "Shape", "machine_memory", "tracing"]
 
 Shape = tuple[int, ...]
 _LARGEST = 2**31 - 1  # Caffe counts a blob's elements in an int
@@ -38,6 +39,14 @@ class Budget:
         fits = self.taken + 4 * count <= self.max_bytes
         self.taken += 4 * count if fits else 0
         return fits
+
+
+def machine_memory() -> int:
+    """The bytes of memory that this machine has, or 64 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 64 << 30
 
 
 class CaffeModule(nn.Module):
