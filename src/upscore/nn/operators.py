@@ -1,0 +1,229 @@
+"""The transposed convolution and its gradients as torch operators: ``torch.ops.upscore.conv_transpose`` and two more.
+
+All three speak the normal form: ``before`` and ``after`` are the crop per axis. With T the transposed convolution,
+A its adjoint and W the gradient of its weights, all linear in both arguments, the derivatives close over the three::
+
+    T(x, w):  dx = A(g, w)   dw = W(x, g)
+    A(y, w):  dy = T(g, w)   dw = W(g, y)
+    W(x, y):  dx = A(y, g)   dy = T(x, g)
+
+so that gradients of any order stay in the engine. The sizes match exactly: A gives the x whose T has y's size.
+
+On the CPU float32 and float64 are computed natively, float16 and bfloat16 in float32; on other devices, and for
+other dtypes, by torch's kernels (:mod:`upscore.nn.fallback`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upscore import engine
+from upscore.geometry import Geometry
+from upscore.nn import fallback
+from upscore.nn.packing import array, pack
+
+__all__ = ["conv_transpose", "input_gradient", "is_native", "weight_gradient"]
+
+Ints = Sequence[int]
+
+_NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+_GEOMETRY = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt[] after, SymInt groups"
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether the engine computes this tensor, rather than torch's kernels."""
+    return x.is_cpu and x.dtype in _NATIVE and x.layout is torch.strided
+
+
+@functools.lru_cache(maxsize=512)
+def _cached_geometry(kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints) -> Geometry:
+    return Geometry(kernel, stride, dilation, tuple(zip(before, after, strict=True)))
+
+
+def _geometry(kernel: Ints, *rest: Ints) -> Geometry:
+    return _cached_geometry(tuple(kernel), *map(tuple, rest))
+
+
+def memory_format(*tensors: Tensor) -> torch.memory_format:
+    """The format of a result, as torch chooses it: channels last when any argument is."""
+    last = _CHANNELS_LAST.get(tensors[0].dim())
+    if last is not None and any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors):
+        return last
+    return torch.contiguous_format
+
+
+def _tensor(numbers: Any, *like: Tensor) -> Tensor:
+    """The engine's result as a tensor of the dtype and memory format that its arguments ask for."""
+    y = torch.from_numpy(numbers)
+    if y.dtype is not like[0].dtype:
+        y = y.to(like[0].dtype)
+    return y if y.dim() == 3 else y.contiguous(memory_format=memory_format(*like))
+
+
+# --- T ---
+
+
+@torch.library.custom_op(
+    "upscore::conv_transpose",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor w, Tensor? bias, {_GEOMETRY}, bool keep) -> Tensor",
+)
+def conv_transpose(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    dilation: Ints,
+    before: Ints,
+    after: Ints,
+    groups: int,
+    keep: bool,
+) -> Tensor:
+    """The transposed convolution of ``x`` (N, C_in, *n); ``keep`` keeps the packed weights for the next call."""
+    if not is_native(x):
+        return fallback.conv_transpose(x, w, bias, stride, dilation, before, after, groups)
+    geometry = _geometry(w.shape[2:], stride, dilation, before, after)
+    return run(x, w, bias, geometry, geometry.output_size(x.shape[2:]), groups, keep=keep)
+
+
+def run(
+    x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, size: tuple[int, ...], groups: int, *, keep: bool
+) -> Tensor:
+    """The transposed convolution by the engine, without the dispatcher."""
+    packed = pack(w, bias, geometry, groups, keep=keep)
+    return _tensor(packed.run(array(x), geometry, size, threads=torch.get_num_threads()), x, w)
+
+
+@conv_transpose.register_fake
+def _(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    dilation: Ints,
+    before: Ints,
+    after: Ints,
+    groups: int,
+    keep: bool,
+) -> Tensor:
+    axes = zip(x.shape[2:], w.shape[2:], stride, dilation, before, after, strict=True)
+    size = [(n - 1) * s + d * (k - 1) + 1 - lo - hi for n, k, s, d, lo, hi in axes]
+    return x.new_empty((x.shape[0], w.shape[1] * groups, *size)).contiguous(memory_format=memory_format(x, w))
+
+
+def _save_conv_transpose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, w, _, *geometry, _ = inputs
+    ctx.save_for_backward(x, w)
+    ctx.geometry = geometry
+
+
+def _conv_transpose_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, w = ctx.saved_tensors
+    of_x, of_w, of_bias = ctx.needs_input_grad[:3]
+    return (
+        input_gradient(g, w, *ctx.geometry) if of_x else None,
+        weight_gradient(x, g, w.shape[2:], *ctx.geometry) if of_w else None,
+        g.sum((0, *range(2, g.dim()))) if of_bias else None,
+        *(None,) * 6,
+    )
+
+
+conv_transpose.register_autograd(_conv_transpose_backward, setup_context=_save_conv_transpose)
+
+
+# --- A ---
+
+
+@torch.library.custom_op(
+    "upscore::conv_transpose_input_gradient",
+    mutates_args=(),
+    schema=f"(Tensor y, Tensor w, {_GEOMETRY}) -> Tensor",
+)
+def input_gradient(
+    y: Tensor, w: Tensor, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
+) -> Tensor:
+    """The adjoint: the ordinary convolution of ``y`` (N, C_out, *m) with the same weights."""
+    if not is_native(y):
+        return fallback.input_gradient(y, w, stride, dilation, before, after, groups)
+    geometry = _geometry(w.shape[2:], stride, dilation, before, after)
+    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True)
+    numbers = packed.run(array(y), geometry, geometry.adjoint_size(y.shape[2:]), threads=torch.get_num_threads())
+    return _tensor(numbers, y, w)
+
+
+@input_gradient.register_fake
+def _(y: Tensor, w: Tensor, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int) -> Tensor:
+    axes = zip(y.shape[2:], w.shape[2:], stride, dilation, before, after, strict=True)
+    size = [(m + lo + hi - d * (k - 1) - 1) // s + 1 for m, k, s, d, lo, hi in axes]
+    return y.new_empty((y.shape[0], w.shape[0], *size)).contiguous(memory_format=memory_format(y, w))
+
+
+def _save_input_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    y, w, *ctx.geometry = inputs
+    ctx.save_for_backward(y, w)
+
+
+def _input_gradient_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    y, w = ctx.saved_tensors
+    of_y, of_w = ctx.needs_input_grad[:2]
+    return (
+        conv_transpose(g, w, None, *ctx.geometry, False) if of_y else None,
+        weight_gradient(g, y, w.shape[2:], *ctx.geometry) if of_w else None,
+        *(None,) * 5,
+    )
+
+
+input_gradient.register_autograd(_input_gradient_backward, setup_context=_save_input_gradient)
+
+
+# --- W ---
+
+
+@torch.library.custom_op(
+    "upscore::conv_transpose_weight_gradient",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor y, SymInt[] kernel, {_GEOMETRY}) -> Tensor",
+)
+def weight_gradient(
+    x: Tensor, y: Tensor, kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
+) -> Tensor:
+    """The gradient of the weights, (C_in, C_out/groups, *kernel), from input ``x`` and output gradient ``y``."""
+    if not is_native(x):
+        return fallback.weight_gradient(x, y, kernel, stride, dilation, before, after, groups)
+    geometry = _geometry(kernel, stride, dilation, before, after)
+    numbers = engine.weight_gradient(
+        array(x), array(y), geometry, groups, y.shape[1] // groups, threads=torch.get_num_threads()
+    )
+    return torch.from_numpy(numbers).to(x.dtype)
+
+
+@weight_gradient.register_fake
+def _(
+    x: Tensor, y: Tensor, kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
+) -> Tensor:
+    return x.new_empty((x.shape[1], y.shape[1] // groups, *kernel))
+
+
+def _save_weight_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, y, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, y)
+
+
+def _weight_gradient_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, y = ctx.saved_tensors
+    of_x, of_y = ctx.needs_input_grad[:2]
+    return (
+        input_gradient(y, g, *ctx.geometry) if of_x else None,
+        conv_transpose(x, g, None, *ctx.geometry, False) if of_y else None,
+        *(None,) * 6,
+    )
+
+
+weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_save_weight_gradient)

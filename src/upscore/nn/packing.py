@@ -1,0 +1,115 @@
+"""Weights packed once for inference, and packed again when they change.
+
+The packed form belongs to the weight tensor, not to a module: it is shared by everything that shares the
+weights, found again by compiled graphs, never pickled or deep-copied, and freed with the tensor.
+
+A change is noticed by the tensor's address, its version counter (every in-place operation, optimizer step and
+``load_state_dict``), and a sample of the numbers, which is all of them up to 4096. What can escape is a change
+of a few numbers of a large weight behind autograd's back, through ``.data`` or a NumPy view, between two calls
+without gradients: call :func:`forget` after one. Calls that autograd records never use packed weights of before.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+
+import torch
+from torch import Tensor
+
+from upscore import cpu
+from upscore.engine import Array, Packed
+from upscore.geometry import Geometry
+
+__all__ = ["array", "forget", "pack"]
+
+_SAMPLE_ALL = 4096
+_SAMPLES = 128
+
+_Key = tuple[tuple[int, ...], tuple[int, ...], int, str]
+
+
+class _Watch:
+    """Remembers the state of a tensor, and holds its memory, so that no other tensor gets this address."""
+
+    def __init__(self, t: Tensor) -> None:
+        self._address, self._version = t.data_ptr(), t._version
+        t = t.detach()
+        numbers = (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy()  # which NumPy does not know
+        if not numbers.flags.c_contiguous:
+            order = sorted(range(t.dim()), key=t.stride, reverse=True)
+            numbers = numbers.transpose(order) if numbers.transpose(order).flags.c_contiguous else numbers.copy()
+        flat = numbers.reshape(-1)
+        # An odd step, so that the samples wander over the taps.
+        self._sample = flat if flat.size <= _SAMPLE_ALL else flat[:: flat.size // _SAMPLES | 1]
+        self._bytes = self._sample.tobytes()
+
+    def unchanged(self, t: Tensor) -> bool:
+        return t.data_ptr() == self._address and t._version == self._version and self._sample.tobytes() == self._bytes
+
+
+class _Entry:
+    """What is packed of one weight tensor."""
+
+    def __init__(self, w: Tensor, gone: functools.partial[None]) -> None:
+        self.weight = weakref.ref(w, gone)
+        self.packed: dict[_Key, tuple[_Watch, _Watch | None, Packed]] = {}
+
+
+_lock = threading.RLock()  # a tensor may die, and call back, while we hold it
+_entries: dict[int, _Entry] = {}  # by id, which is quicker than a dictionary of weak keys
+
+
+def pack(w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, keep: bool) -> Packed:
+    """The packed transposed convolution of ``w`` and ``bias``, kept for the next call if ``keep``.
+
+    ``w`` is (C_in, C_out/groups, *K) on the CPU, float64 or narrower; narrower than float32 is widened.
+    """
+    keep = keep and w.grad_fn is None and not (w.is_inference() or (bias is not None and bias.is_inference()))
+    if not keep:
+        return Packed(array(w), None if bias is None else array(bias), geometry, groups)
+    key = geometry.stride, geometry.dilation, groups, cpu.active()
+    entry = _entries.get(id(w))
+    if entry is not None and entry.weight() is w:
+        found = entry.packed.get(key)
+        if found is not None:
+            of_weight, of_bias, packed = found
+            if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
+                return packed
+    watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
+    packed = Packed(array(w), None if bias is None else array(bias), geometry, groups)
+    with _lock:
+        entry = _entries.get(id(w))
+        if entry is None or entry.weight() is not w:
+            entry = _entries[id(w)] = _Entry(w, functools.partial(_drop, id(w)))
+        # What was packed for other strides or instruction sets stays only while it is of use.
+        entry.packed = {k: kept for k, kept in entry.packed.items() if kept[0].unchanged(w)}
+        entry.packed[key] = (*watches, packed)
+    return packed
+
+
+def _drop(number: int, weight: weakref.ref[Tensor]) -> None:
+    with _lock:
+        entry = _entries.get(number)
+        if entry is not None and entry.weight is weight:
+            del _entries[number]
+
+
+def forget(w: Tensor | None = None) -> None:
+    """Drop the packed form of ``w``, or of all weights."""
+    with _lock:
+        if w is None:
+            _entries.clear()
+        else:
+            _entries.pop(id(w), None)
+
+
+def array(t: Tensor) -> Array:
+    """``t`` as a contiguous float32 or float64 array; shares memory where it can."""
+    if t.requires_grad:
+        t = t.detach()
+    if t.dtype is not torch.float32 and t.dtype is not torch.float64:
+        t = t.float()
+    numbers: Array = t.resolve_neg().contiguous().numpy()
+    return numbers
