@@ -152,7 +152,7 @@ def test_conv_against_torch(case):
     padded = torch.nn.functional.pad(torch.tensor(y, dtype=torch.float64), before_after)
     bias = np.linspace(0.5, 1.5, len(case.w)).astype(np.float32)
     if any(n < e for n, e in zip(padded.shape[2:], g.extent, strict=True)):
-        with pytest.raises(up.ArgumentError, match="output: expected a padded size of at least the kernel's extent"):
+        with pytest.raises(up.ArgumentError, match="x: expected a padded size of at least the kernel's extent"):
             up.conv(y, case.w, bias, **options)
         return
     theirs = getattr(torch.nn.functional, f"conv{g.rank}d")(

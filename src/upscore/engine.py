@@ -26,20 +26,28 @@ _LIMIT = 2**62
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array whose memory is reused when it is dropped (large blocks keep their pages)."""
-    if math.prod(shape) * dtype.itemsize >= _LIMIT:
-        raise ArgumentError("output size", "a size that fits into memory", shape, "a smaller stride or padding")
-    return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
+    """An uninitialised array whose memory is reused when it is dropped (large blocks keep their pages).
+
+    Raises:
+        ArgumentError: if no machine could hold it.
+        MemoryError: if this one cannot.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size >= _LIMIT:
+        raise ArgumentError("output", "a size that fits into memory", f"shape {shape}", "a smaller stride or padding")
+    try:
+        return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
+    except MemoryError:
+        raise MemoryError(f"no room for an output of shape {shape}, {size / 2**30:.1f} GiB") from None
 
 
-def _check_range(geometry: Geometry) -> None:
-    """The engine counts in 64 bits: every coordinate it can form must fit."""
-    largest = max(
-        s + d * k + abs(lo) + abs(hi)
-        for s, d, k, (lo, hi) in zip(geometry.stride, geometry.dilation, geometry.kernel, geometry.crop, strict=True)
-    )
-    if largest >= 2**40:
-        raise ArgumentError("geometry", "strides, dilations and crops below 2^40", geometry, "stride=2, padding=1")
+def _check_range(geometry: Geometry, coarse: tuple[int, ...]) -> None:
+    """The engine counts in 64 bits: every coordinate that the ``coarse`` side reaches must fit."""
+    for n, s, e, (lo, hi) in zip(coarse, geometry.stride, geometry.extent, geometry.crop, strict=True):
+        reach = {"stride": n * s, "dilation": e, "padding": max(lo, hi, 0), "output_size": max(-lo, -hi, 0)}
+        if sum(reach.values()) >= _LIMIT:
+            name = next(name for name in reach if reach[name] >= _LIMIT // 4)
+            raise ArgumentError(name, "coordinates below 2^62", reach[name], f"{name}=2")
 
 
 def _three(values: tuple[int, ...], fill: int) -> list[int]:
@@ -58,7 +66,7 @@ class Packed:
     """
 
     def __init__(self, w: Array, bias: Array | None, geometry: Geometry, groups: int, *, adjoint: bool = False) -> None:
-        _check_range(geometry)
+        _check_range(geometry, (1,) * geometry.rank)
         self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
         self.channels = w.shape[0] if adjoint else w.shape[1] * groups
         make = _engine.PlanF32 if w.dtype == np.float32 else _engine.PlanF64
@@ -70,9 +78,7 @@ class Packed:
             return
         # Higher ranks: one native plan per tap of the leading axes; the bias is added once, by hand.
         self._taps = {
-            tap: make(
-                np.ascontiguousarray(w[(slice(None), slice(None), *tap)]), None, stride, dilation, groups, not adjoint
-            )
+            tap: make(np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint)
             for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead]))
         }
 
@@ -80,7 +86,7 @@ class Packed:
         self, x: Array, geometry: Geometry, size: tuple[int, ...], out: Array | None = None, threads: int = 0
     ) -> Array:
         """The layer on ``x`` (N, C, *spatial), cropped as ``geometry`` says, giving spatial size ``size``."""
-        _check_range(geometry)
+        _check_range(geometry, size if self.adjoint else x.shape[2:])
         shape = (x.shape[0], self.channels, *size)
         y = empty(shape, self.dtype) if out is None else out
         threads = threads or _engine.thread_count()
@@ -93,7 +99,8 @@ class Packed:
     def why(self, batch: int, geometry: Geometry, input_size: tuple[int, ...], size: tuple[int, ...]) -> str:
         """The engine's reasons for how it runs these sizes."""
         if geometry.rank > NATIVE_RANK:
-            return f"rank {geometry.rank}: loops over the first {geometry.rank - NATIVE_RANK} axes around a native 3-D plan"
+            lead = geometry.rank - NATIVE_RANK
+            return f"rank {geometry.rank}: loops over the first {lead} axes around a native 3-D plan"
         lo = _three(tuple(lo for lo, _ in geometry.crop), 0)
         return self._plan.why(batch, _three(input_size, 1), _three(size, 1), lo, _engine.thread_count())
 
@@ -122,7 +129,7 @@ def weight_gradient(
 
     ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups.
     """
-    _check_range(geometry)
+    _check_range(geometry, x.shape[2:])
     threads = threads or _engine.thread_count()
     grad_w = np.zeros((x.shape[1], kernel_channels, *geometry.kernel), x.dtype)
     lead = max(geometry.rank - NATIVE_RANK, 0)
@@ -135,8 +142,13 @@ def weight_gradient(
         part_x, part_y = (_merge_leading(a[pick], lead) for a, pick in zip((x, grad_y), picks, strict=True))
         part = np.empty((x.shape[1], kernel_channels, *geometry.kernel[lead:]), x.dtype)
         _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, threads)
-        grad_w[(slice(None), slice(None), *tap)] = part
+        grad_w[_tap(tap)] = part
     return grad_w
+
+
+def _tap(tap: tuple[int, ...]) -> tuple[slice | int, ...]:
+    """The index of one tap of the leading axes in the weights."""
+    return (slice(None), slice(None), *tap)
 
 
 _Picks = tuple[tuple[slice, ...], tuple[slice, ...]]

@@ -33,10 +33,14 @@ def _check_weights(x: Array, w: Array, groups: int, channels: int, what: str) ->
         raise ArgumentError("w", "no axis of size 0", f"shape {w.shape}", "at least one channel and one tap")
     if groups < 1 or w.shape[0] % groups:
         raise ArgumentError("groups", f"a divisor of the {w.shape[0]} channels of w's first axis", groups, "groups=1")
+    _check_input(x, w.shape, groups, channels, what)
+
+
+def _check_input(x: Array, w_shape: tuple[int, ...], groups: int, channels: int, what: str) -> None:
     if x.shape[1] != channels:
         raise ArgumentError(
             "x",
-            f"{channels} channels, as {what} of w {w.shape} with groups={groups}",
+            f"{channels} channels, as {what} of w {w_shape} with groups={groups}",
             f"{x.shape[1]} (shape {x.shape})",
             f"x[:, :{channels}]",
         )
@@ -76,13 +80,13 @@ class Plan:
     def __call__(self, x: Any, *, output_size: Ints | None = None) -> Any:
         """The layer on ``x`` (N, C_in, *spatial); ``output_size`` chooses another size, cut or filled at the end."""
         array, restore = read("x", x)
-        if (
-            array.ndim != len(self._shape)
-            or array.dtype != self.dtype
-            or array.shape[1] != self.in_channels
-            or 0 in array.shape[2:]
-        ):
-            _check_weights(array, np.empty(self._shape, self.dtype), self.groups, self.in_channels, "the first axis")
+        if array.ndim != len(self._shape):
+            dimensions = f"{len(self._shape)} dimensions (N, {self.in_channels}, *spatial)"
+            raise ArgumentError("x", dimensions, f"shape {array.shape}", "x[None]")
+        if array.dtype != self.dtype:
+            expected = f"the dtype of the plan's weights, {self.dtype.name}"
+            raise ArgumentTypeError("x", expected, array.dtype.name, f"x.astype('{self.dtype.name}')")
+        _check_input(array, self._shape, self.groups, self.in_channels, "the first axis")
         n = array.shape[2:]
         geometry = self.geometry if output_size is None else self.geometry.with_output_size(n, output_size)
         size = geometry.output_size(n)
@@ -237,7 +241,10 @@ def conv(
     )
     geometry = _geometry(array, weights, stride, padding, 0, dilation, None)
     b = _read_bias(bias, weights, weights.shape[0])
-    size = geometry.adjoint_size(array.shape[2:])
+    try:
+        size = geometry.adjoint_size(array.shape[2:])
+    except ArgumentError as error:
+        raise ArgumentError("x", error.expected, error.got, error.example) from None
     return restore(engine.Packed(weights, b, geometry, groups, adjoint=True).run(array, geometry, size))
 
 
