@@ -120,6 +120,7 @@ def _output(graph: Graph, wanted: str | None) -> str:
 
 def _mean(mean: Any, channels: int, size: tuple[int, int]) -> NDArray[np.float32]:
     """The mean as ``(C, 1, 1)``, or ``(C, H, W)`` where a file has the image's size."""
+    found: Any
     if isinstance(mean, (str, os.PathLike)):
         found = read_mean(Path(mean))
         found = found.reshape(found.shape[-3:]) if found.ndim >= 3 else found.reshape(-1, 1, 1)
@@ -131,15 +132,15 @@ def _mean(mean: Any, channels: int, size: tuple[int, int]) -> NDArray[np.float32
             found = found.mean(0, keepdims=True)
     if found.shape[0] not in (1, channels):
         raise ArgumentError("mean", f"1 or {channels} numbers", found.shape[0], "mean=0")
-    return found.astype(np.float32)
+    return np.asarray(found, np.float32)
 
 
 def _as_image(
     graph: Graph,
     blob: str,
-    found: NDArray[Any],
+    found: Any,
     size: tuple[int, int],
-    offset: NDArray[np.float32],
+    offset: Any,
     scale: float,
     order: str,
     resized: bool,

@@ -13,11 +13,12 @@ from upscore.caffe.modules.base import CaffeModule, Shape, tracing
 from upscore.dialects import caffe as dialect
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
+from upscore.nn import functional as up
 
 __all__ = ["Convolution", "Deconvolution", "Embed", "InnerProduct"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_CONV_TRANSPOSE = {1: up.conv_transpose1d, 2: up.conv_transpose2d, 3: up.conv_transpose3d}
 
 
 def _settings(param: Any) -> dict[str, Any]:
