@@ -180,6 +180,8 @@ def conv_transpose(
 
     Returns:
         ``(N, C_out, *((n - 1)*stride + dilation*(kernel - 1) + 1 - before - after + output_padding))``.
+        A NaN or an infinity in x spoils the outputs that its taps reach, and may spoil others less than a stride
+        away from them: phases that share their inputs multiply some of them by zero.
 
     Raises:
         ArgumentError: naming the argument that cannot work.
