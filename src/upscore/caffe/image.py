@@ -19,7 +19,7 @@ from upscore.caffe.graph import Graph
 from upscore.caffe.modules import LayerError
 from upscore.errors import ArgumentError
 
-__all__ = ["IMAGENET_MEAN", "ImageResult", "palette", "run_image"]
+__all__ = ["IMAGENET_MEAN", "ImageNet", "ImageResult", "palette", "run_image"]
 
 IMAGENET_MEAN = (104.00698793, 116.66876762, 122.67891434)
 """Blue, green, red: what the nets that start from ImageNet's, FCN among them, subtract."""
@@ -40,18 +40,11 @@ class ImageResult:
     classes: dict[int, int] | None = None
 
 
-def run_image(
-    net: str | os.PathLike[str],
-    weights: str | os.PathLike[str],
-    image: str | os.PathLike[str] | Image.Image,
-    *,
-    mean: str | os.PathLike[str] | float | Sequence[float] = IMAGENET_MEAN,
-    scale: float = 1.0,
-    order: str = "bgr",
-    output: str | None = None,
-    lenient: bool = False,
-) -> ImageResult:
-    """Run a photo through a net, as Caffe's own programs prepare it: BGR, 0 to 255, minus the mean, times ``scale``.
+Mean = str | os.PathLike[str] | float | Sequence[float]
+
+
+class ImageNet:
+    """A net for photos, prepared as Caffe's own programs do it: BGR, 0 to 255, minus the mean, times ``scale``.
 
     The net takes the photo's size if it can; if not, the photo is resized to the net's and the result back.
     A blob of 1 or 3 channels is taken for a picture (the preparation is undone), one of others for scores, whose
@@ -60,7 +53,6 @@ def run_image(
     Args:
         net: the prototxt.
         weights: the caffemodel, binary or HDF5.
-        image: a path or an open image.
         mean: one number, one per channel in the net's order, or a file (``.binaryproto``, ``.npy``), whose channels
             are averaged when it has another size.
         scale: what the difference is multiplied by; 1/255 for nets of values from 0 to 1.
@@ -71,32 +63,62 @@ def run_image(
     Raises:
         ArgumentError, FileFormatError, LayerError: naming what does not fit.
     """
-    if order not in ("bgr", "rgb"):
-        raise ArgumentError("order", "'bgr' or 'rgb'", repr(order), "order='bgr'")
-    if scale == 0:
-        raise ArgumentError("scale", "any number but 0", scale, "scale=1")
-    graph = Graph(prototxt.read(net, schema.NetParameter(), lenient=lenient))
-    graph.load(weights)
-    picture = image if isinstance(image, Image.Image) else Image.open(image)
-    name, blob = _input(graph), _output(graph, output)
-    channels = graph.shapes[name][1]
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    size = picture.size
-    try:
-        graph.reshape({name: (1, channels, size[1], size[0])})
-        given = picture
-    except LayerError:
-        height, width = graph.shapes[name][2:]
-        given = picture.resize((width, height), Image.Resampling.BILINEAR)
-    x = np.asarray(given, np.float32).reshape(given.height, given.width, channels)
-    if order == "bgr":
-        x = x[..., ::-1]
-    offset = _mean(mean, channels, given.size)
-    x = (x.transpose(2, 0, 1) - offset) * np.float32(scale)
-    graph.reshape({name: (1, *x.shape)})
-    with torch.no_grad():
-        found = graph({name: torch.from_numpy(np.ascontiguousarray(x[None]))}, keep=[blob])[blob].numpy()
-    return _as_image(graph, blob, found, size, offset, scale, order, given.size != size)
+
+    def __init__(
+        self,
+        net: str | os.PathLike[str],
+        weights: str | os.PathLike[str],
+        *,
+        mean: Mean = IMAGENET_MEAN,
+        scale: float = 1.0,
+        order: str = "bgr",
+        output: str | None = None,
+        lenient: bool = False,
+    ) -> None:
+        if order not in ("bgr", "rgb"):
+            raise ArgumentError("order", "'bgr' or 'rgb'", repr(order), "order='bgr'")
+        if scale == 0:
+            raise ArgumentError("scale", "any number but 0", scale, "scale=1")
+        self.graph = Graph(prototxt.read(net, schema.NetParameter(), lenient=lenient))
+        self.graph.load(weights)
+        self.mean, self.scale, self.order = mean, scale, order
+        self.input, self.output = _input(self.graph), _output(self.graph, output)
+        self._own = self.graph.shapes[self.input]
+
+    def __call__(self, image: str | os.PathLike[str] | Image.Image) -> ImageResult:
+        """Run one photo, a path or an open image."""
+        picture = image if isinstance(image, Image.Image) else Image.open(image)
+        channels = self._own[1]
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        given = picture.resize(self._size(picture.size), Image.Resampling.BILINEAR)
+        x = np.asarray(given, np.float32).reshape(given.height, given.width, channels)
+        if self.order == "bgr":
+            x = x[..., ::-1]
+        offset = _mean(self.mean, channels, given.size)
+        x = (x.transpose(2, 0, 1) - offset) * np.float32(self.scale)
+        with torch.no_grad():
+            blobs = self.graph({self.input: torch.from_numpy(np.ascontiguousarray(x[None]))}, keep=[self.output])
+        found = blobs[self.output].numpy()
+        resized = given.size != picture.size
+        return _as_image(self.graph, self.output, found, picture.size, offset, self.scale, self.order, resized)
+
+    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The photo's own size if the net can take it, else the net's, as (width, height)."""
+        try:
+            self.graph.reshape({self.input: (1, self._own[1], size[1], size[0])})
+        except LayerError:
+            return self._own[3], self._own[2]
+        return size
+
+
+def run_image(
+    net: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
+    image: str | os.PathLike[str] | Image.Image,
+    **settings: Any,
+) -> ImageResult:
+    """Run one photo through a net: ``ImageNet(net, weights, **settings)(image)``."""
+    return ImageNet(net, weights, **settings)(image)
 
 
 def _input(graph: Graph) -> str:

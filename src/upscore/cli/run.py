@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from upscore.errors import ArgumentError, FileFormatError, UpscoreError
+from upscore.errors import ArgumentError, UpscoreError
 
 __all__ = ["FINDERS", "Options", "Runner", "run"]
 
@@ -24,7 +24,8 @@ EXAMPLES = """
 Examples:\n
   upscore run upscale-x2 photo.jpg -o big.png\n
   upscore run upscale-x2 photos/ -o big/ --format png\n
-  upscore run upscale-x2 'scans/*.tif' -o big/ --json
+  upscore run upscale-x2 'scans/*.tif' -o big/ --json\n
+  upscore run deploy.prototxt weights.caffemodel photo.jpg -o classes.png
 """
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -37,6 +38,10 @@ class Options:
 
     weights: Path | None
     quality: int
+    mean: str | None = None
+    scale: float = 1.0
+    order: str = "bgr"
+    blob: str | None = None
 
 
 class Runner(Protocol):
@@ -73,7 +78,14 @@ def _bundled(words: list[str], options: Options) -> tuple[Runner, list[str]] | N
     return _Upscaler(network.load(options.weights), options), words[1:]
 
 
-FINDERS: list[Finder] = [_bundled]
+def _caffe(words: list[str], options: Options) -> tuple[Runner, list[str]] | None:
+    """A Caffe model: a prototxt and its weights."""
+    from upscore.cli.run_caffe import find
+
+    return find(words, options)
+
+
+FINDERS: list[Finder] = [_caffe, _bundled]
 
 
 def run(
@@ -82,6 +94,10 @@ def run(
     form: Annotated[str | None, typer.Option("--format", help="In a folder: png, tif, jpg or webp.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
     weights: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Your own weights.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Caffe: 104,117,123 (of ImageNet, without it) or a file.")] = None,
+    scale: Annotated[float, typer.Option(help="Caffe: what values minus the mean are multiplied by.")] = 1.0,
+    order: Annotated[str, typer.Option(help="Caffe: bgr or rgb, of the channels.")] = "bgr",
+    blob: Annotated[str | None, typer.Option(help="Caffe: the blob to write; the last one without it.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all the processors without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
@@ -91,7 +107,7 @@ def run(
     PNG and TIFF keep 16 bits a channel, and are written band by band however large; colour profiles, transparency and
     the upright orientation stay. A picture that cannot be read is reported and the others go on (exit code 1).
     """
-    options = Options(weights, quality)
+    options = Options(weights, quality, mean, scale, order, blob)
     runner, names = next(found for finder in FINDERS if (found := finder(words, options)) is not None)
     if threads is not None:
         import torch
@@ -170,7 +186,7 @@ def _all(jobs: list[tuple[Path, Path]], runner: Runner, *, quiet: bool) -> list[
                 done = runner(source, target, lambda fraction, task=task: bar.update(task, completed=fraction))  # type: ignore[misc]
                 result.update(done, seconds=round(time.monotonic() - began, 3))
             except (UpscoreError, OSError, MemoryError) as error:
-                result = {"input": str(source), "error": _message(error)}
+                result = {"input": str(source), "error": _message(source, error)}
                 console.print(f"upscore: {result['error']}", markup=False)
             bar.remove_task(task)
             results.append(result)
@@ -181,9 +197,9 @@ def _all(jobs: list[tuple[Path, Path]], runner: Runner, *, quiet: bool) -> list[
     return results
 
 
-def _message(error: BaseException) -> str:
-    if isinstance(error, FileFormatError | ArgumentError):
+def _message(source: Path, error: Exception) -> str:
+    if isinstance(error, UpscoreError):
         return str(error)
-    if isinstance(error, MemoryError):
-        return "not enough memory"
-    return str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not source.exists():
+        return f"{source}: no such file"
+    return f"{source}: {'not enough memory' if isinstance(error, MemoryError) else error}"
