@@ -100,6 +100,10 @@ def test_help_has_examples() -> None:
             "--input: expected numbers up to 9223372036854775807, got '99999999999999999999'; for example --input 4",
         ),
         (
+            "--input 5 --kernel 9223372036854775808",
+            "--kernel: expected numbers up to 9223372036854775807, got '9223372036854775808'; for example --kernel 4",
+        ),
+        (
             "--input 9223372036854775807 --kernel 3 --stride 4",
             "--input: expected numbers that lead to a size up to 9223372036854775807, got 36893488147419103227; "
             "for example --input 4",

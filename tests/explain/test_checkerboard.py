@@ -57,6 +57,14 @@ def test_bilinear_and_nearest_leave_none(factor) -> None:
         assert found.gains == pytest.approx([6**0.5] * (factor[0] * factor[1]))
 
 
+def test_channels_are_judged_one_by_one() -> None:
+    """Pairs that do nothing, next to pairs that upsample; rounded to float32, as trained weights are."""
+    w = filters.channelwise(filters.bilinear((3, 5)), 4, groups=2).astype(np.float32)
+    found = checkerboard(Geometry((5, 9), (3, 5)), w)
+    assert found.verdict == "even"
+    assert 0 < found.unevenness < 1e-6
+
+
 def test_ones_of_3_at_stride_2_leave_one_and_its_size_is_known() -> None:
     """Gains 4, 2, 2, 1: mean 9/4, so sqrt((7/4)^2 + 2*(1/4)^2 + (5/4)^2) of sqrt(25) alternates."""
     found = checkerboard(Geometry((3, 3), 2), np.ones((3, 3)))

@@ -20,6 +20,8 @@ def test_64_for_stride_32_and_3_for_comparison() -> None:
     assert (rows.touched, rows.smaller, rows.smaller_touches) == (32, 3, 3)
     assert (rows.bilinear, rows.bilinear_padding, rows.is_bilinear) == (64, 16, True)
     assert (columns.touched, columns.is_bilinear) == (3, False)
+    assert not kernel_choice(Geometry(5, 3, dilation=2, crop=1))[0].is_bilinear
+    assert not kernel_choice(Geometry(5, 3, crop=((1, 0),)))[0].is_bilinear
 
 
 @pytest.mark.parametrize(("stride", "dilation", "smaller", "least"), [(1, 1, None, 1), (2, 1, 1, 2), (4, 2, 3, None)])
