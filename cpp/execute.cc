@@ -1,8 +1,6 @@
 #include "execute.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "panel.h"
 #include "scratch.h"
@@ -69,7 +67,7 @@ class Execution {
   void run() {
     const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
     const i64 chunks = ceil_div(layer_.rows, schedule_.chunk), bands = ceil_div(strips, schedule_.strips);
-    parallel_for(schedule_.tiles * layer_.groups * chunks * bands, schedule_.threads, [&](i64 task) {
+    parallel_for(schedule_.tile.count * layer_.groups * chunks * bands, schedule_.threads, [&](i64 task) {
       Part part;
       part.first_strip = task % bands * schedule_.strips;
       part.strips = std::min(schedule_.strips, strips - part.first_strip);
@@ -89,20 +87,22 @@ class Execution {
   };
 
   void compute(i64 tile, const Part& part) {
-    i64 first = tile * schedule_.tile, last = std::min(first + schedule_.tile, schedule_.positions);
-    if (schedule_.by_rows) {
-      const i64 length = schedule_.axis[2].positions, tiles = ceil_div(length, schedule_.tile);
-      const i64 begin = tile % tiles * schedule_.tile;
-      first = tile / tiles * length + begin;
-      last = first + std::min(schedule_.tile, length - begin);
+    // A last tile may be smaller; the reductions, and with them the bits, stay the same.
+    thread_local std::vector<Segment> segments;
+    i64 width;
+    if (schedule_.window.by_rows) {
+      split_rectangle(schedule_.axis, schedule_.tile, tile, target_.lanes, segments);
+      width = round_up(segments[0].length);
+    } else {
+      const i64 first = tile * schedule_.tile.positions;
+      const i64 last = std::min(first + schedule_.tile.positions, schedule_.positions);
+      split_tile(schedule_.axis, first, last, segments);
+      width = round_up(last - first);
     }
-    // A last tile may be narrower; the reductions, and with them the bits, stay the same.
-    const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
+    const i64 rows = schedule_.window.by_rows ? static_cast<i64>(segments.size()) : 1;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
     const i64 channels = layer_.groups * layer_.cols;
 
-    thread_local std::vector<Segment> segments;
-    split_tile(schedule_.axis, first, last, segments);
     PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, channels * plane, width);
     T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.staging));
     T* sums = panel + schedule_.panel;
@@ -114,14 +114,14 @@ class Execution {
       const Reduction& r = schedule_.reductions[i];
       source.fill(x_ + part.group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane, r, panel);
       for (i64 phase = 0; phase < phases; ++phase)
-        multiply(source, first_phase + phase, part, r, i > 0, width, panel, sums + phase * width);
+        multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * rows * width);
     }
-    write(segments, part, width, sums, sums + schedule_.sums);
+    write(segments, part, rows * width, sums, sums + schedule_.sums);
   }
 
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused).
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r,
-                bool accumulate, i64 width, const T* panel, T* sums) {
+                bool accumulate, i64 width, i64 tile_rows, const T* panel, T* sums) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -149,18 +149,23 @@ class Execution {
       p.x_stride = source.lines(r) * source.line();
       p.taps = taps;
       p.columns = columns;
-      p.c_stride = packing_.fused ? width : part.strips * schedule_.axis[2].out_step * width;
+      p.c_stride = tile_rows * width * (packing_.fused ? 1 : part.strips * schedule_.axis[2].out_step);
       p.accumulate = accumulate;
       T* to_sums = sums + (row - from) * p.c_stride;
-      for (i64 v = 0, vectors = width / target_.lanes; v < vectors;) {
-        const i64 left = vectors - v;
-        const int n = static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2
-                                                                           : std::min<i64>(left, widest));
-        p.x = panel + v * target_.lanes;
-        p.c = to_sums + v * target_.lanes;
-        kernels_.product[height][n](p);
-        v += n;
-      }
+      // Rows of one vector are taken several at a time; longer ones in pieces.
+      const i64 vectors = width / target_.lanes;
+      const bool across = vectors == 1 && tile_rows > 1;
+      p.x_vector = across ? source.line() : target_.lanes;
+      for (i64 r = 0; r < (across ? 1 : tile_rows); ++r)
+        for (i64 v = 0, all = across ? tile_rows : vectors; v < all;) {
+          const i64 left = all - v;
+          const int n = static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2
+                                                                             : std::min<i64>(left, widest));
+          p.x = panel + r * source.line() + v * p.x_vector;
+          p.c = to_sums + r * width + v * target_.lanes;
+          kernels_.product[height][n](p);
+          v += n;
+        }
     }
   }
 
@@ -189,6 +194,8 @@ class Execution {
       writer.flush();
     }
   }
+
+  i64 round_up(i64 positions) const { return ceil_div(positions, target_.lanes) * target_.lanes; }
 
   const Layer& layer_;
   const Call& call_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
-#include "plan.h"
+#include "schedule.h"
 
 namespace upscore {
 

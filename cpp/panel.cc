@@ -15,13 +15,28 @@ void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>&
   }
 }
 
+void split_rectangle(const AxisPlan* axis, const Tile& tile, i64 index, i64 lanes, std::vector<Segment>& segments) {
+  segments.clear();
+  const i64 x = index % tile.per_row * tile.positions;
+  index /= tile.per_row;
+  const i64 y = index % tile.per_column * tile.rows;
+  index /= tile.per_column;
+  const i64 length = std::min(tile.positions, axis[2].positions - x);
+  const i64 rows = std::min(tile.rows, axis[1].positions - y);
+  const i64 width = ceil_div(length, lanes) * lanes;
+  for (i64 r = 0; r < rows; ++r)
+    segments.push_back({index / axis[0].positions, {index % axis[0].positions, y + r, x}, length, r * width});
+}
+
 template <typename T>
 i64 PanelSource<T>::first_line(const Reduction& r) const {
+  if (window_.rows > 1) return 0;
   return r.offset_first < r.offset_last ? window_.line_of[static_cast<std::size_t>(r.offset_first)] : 0;
 }
 
 template <typename T>
 i64 PanelSource<T>::lines(const Reduction& r) const {
+  if (window_.rows > 1) return static_cast<i64>(window_.lines.size());
   return r.offset_first < r.offset_last
              ? window_.line_of[static_cast<std::size_t>(r.offset_last - 1)] - first_line(r) + 1
              : 0;
@@ -33,11 +48,12 @@ void PanelSource<T>::add_line(const Size& offset) {
   i64 filled = begin_;
   for (const Segment& s : segments_) {
     const i64 z = s.at[0] * axis_[0].in_step + offset[0], y = s.at[1] * axis_[1].in_step + offset[1];
-    // A line that is longer than the tile has one segment, and goes on behind it.
-    const i64 length = window_.extra ? line_ : s.length, place = begin_ + s.place;
+    // By rows, a line is that of the first row alone, and goes on behind it.
+    const i64 length = window_.by_rows ? line_ : s.length, place = begin_ + s.place;
     filled = place + length;
     if (z < 0 || z >= axis_[0].in || y < 0 || y >= axis_[1].in) {
       runs_.push_back({place, length, -1});
+      if (window_.by_rows) break;
       continue;
     }
     const i64 step = axis_[2].in_step, start = s.at[2] * step + offset[2];
@@ -48,6 +64,7 @@ void PanelSource<T>::add_line(const Size& offset) {
       runs_.push_back({place + skip, stop - skip,
                        s.batch * batch_stride_ + (z * axis_[1].in + y) * axis_[2].in + start + skip * step});
     if (stop < length) runs_.push_back({place + stop, length - stop, -1});
+    if (window_.by_rows) break;
   }
   if (filled < begin_ + line_) runs_.push_back({filled, begin_ + line_ - filled, -1});
   begin_ += line_;

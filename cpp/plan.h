@@ -1,12 +1,19 @@
 // What will be done and why, decided without doing it: pure functions of the layer and of the call's sizes.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "geometry.h"
 
 namespace upscore {
+
+// The sizes that work is cut to. Sums and panel share a core's second-level cache and keep its scratch small.
+struct Limits {
+  static constexpr i64 panel_bytes = 448 << 10;  // inputs, shared by all rows of a task
+  static constexpr i64 sum_bytes = 512 << 10;    // partial sums
+  static constexpr i64 terms = 512;              // added in registers before they are added to memory: accuracy
+  static constexpr i64 offsets = 64;             // window places in one panel
+};
 
 // What the kernels of an instruction set can hold.
 struct Target {
@@ -34,51 +41,5 @@ struct Packing {
 };
 
 Packing plan_packing(const Layer& layer, const Target& target);
-
-// A range of window offsets times a block of input channels: what is summed in registers in one go.
-// Depends on the layer alone, so that the order of additions never depends on threads or tiles.
-struct Reduction {
-  i64 offset_first, offset_last;  // into Window::offsets
-  i64 column_first, column_last;
-};
-
-// The window as a panel holds it. A line is a copy of the inputs under the tile at one offset. Where a tile
-// lies in one row, offsets that differ along the last axis alone share a longer line, read at a shift.
-struct Window {
-  std::vector<Size> offsets;  // distinct input offsets, in the order of the taps
-  std::vector<Size> lines;
-  std::vector<i64> line_of, shift_of;  // per offset
-  i64 extra = 0;                       // what a line is longer than the tile
-  bool shared() const { return lines.size() < offsets.size(); }
-};
-
-Window plain_window(std::vector<Size> offsets);
-Window shared_window(std::vector<Size> offsets);
-
-struct PhaseTaps {
-  i64 packed_class = 0;        // which PhaseClass of the packing
-  std::vector<i64> offset_of;  // per tap, its index into Window::offsets; ascending
-};
-
-struct Schedule {
-  AxisPlan axis[kAxes];
-  Window window;
-  std::vector<PhaseTaps> phases;
-  std::vector<Reduction> reductions;
-  bool by_rows = false;   // no tile crosses the end of a row
-  i64 positions = 0;      // batch * positions of all axes
-  i64 tile = 0;           // positions per task, a multiple of the lanes
-  i64 tiles = 0;
-  i64 chunk = 0;          // output channels per task
-  i64 strips = 1;         // phases of the leading axes per task
-  bool staged = false;    // rows are put together before they are written: they are short, or go past the caches
-  bool stream = false;    // write past the caches
-  i64 panel = 0, sums = 0, staging = 0;  // scratch per task, in numbers
-  int threads = 1;
-  std::string why;
-};
-
-Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
-                       int threads);
 
 }  // namespace upscore

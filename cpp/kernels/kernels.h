@@ -11,14 +11,14 @@ namespace upscore {
 constexpr int kMaxTileRows = 8;
 constexpr int kMaxTileVectors = 6;
 
-// c[r][v] (+)= sum over taps and columns of w[tap][column][r] * x[x_offset[tap] + column*x_stride + v].
+// c[r][v] (+)= sum over taps and columns of w[tap][column][r] * x[x_offset[tap] + column*x_stride + v*x_vector].
 template <typename T>
 struct Product {
   const T* w;
   i64 w_tap_stride;
   const T* x;
   const i64* x_offset;
-  i64 x_stride;
+  i64 x_stride, x_vector;
   i64 taps, columns;
   T* c;
   i64 c_stride;

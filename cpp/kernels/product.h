@@ -17,7 +17,7 @@ void product(const Product<T>& p) {
     for (i64 column = 0; column < p.columns; ++column) {
       Vector<T> xv[NV];
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) xv[v] = load(x + v * L);
+      for (int v = 0; v < NV; ++v) xv[v] = load(x + v * p.x_vector);
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8

@@ -1,0 +1,296 @@
+#include "schedule.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <sstream>
+
+namespace upscore {
+namespace {
+
+constexpr i64 kSerialWork = 1 << 19;    // multiplications below which waking another thread costs more
+constexpr i64 kMaxVectors = 12;         // vectors of positions in a tile
+constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
+constexpr i64 kStaging = 4096;          // numbers put together before they are written
+constexpr i64 kShortRow = 64;           // positions in a row below which rows are put together
+
+// Cycles, for choosing between tiles; only their proportions matter.
+constexpr double kProduct = 0.5;       // a vector times a weight, added
+constexpr double kCopy = 3;            // a vector into a panel
+constexpr double kWeightByte = 1 / 24.0;
+constexpr double kTask = 500;
+
+i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
+
+class Scheduler {
+ public:
+  Scheduler(const Layer& layer, const Call& call, const Packing& packing, const Target& target, int threads)
+      : layer_(layer), call_(call), packing_(packing), target_(target), lanes_(target.lanes) {
+    s_.threads = threads;
+  }
+
+  Schedule build() {
+    lay_out_axes();
+    find_offsets();
+    share_work();
+    choose_tile();
+    cut_reductions();
+    choose_chunks();
+    explain();
+    return std::move(s_);
+  }
+
+ private:
+  void lay_out_axes() {
+    s_.positions = call_.batch;
+    for (std::size_t a = 0; a < kAxes; ++a) {
+      s_.axis[a] = plan_axis(call_.in[a], call_.out[a], layer_.kernel[a], layer_.stride[a], layer_.dilation[a],
+                             call_.lo[a], layer_.transposed, packing_.fused);
+      s_.positions *= s_.axis[a].positions;
+    }
+    step_ = s_.axis[2].out_step;
+    strips_ = packing_.phases / step_;
+  }
+
+  template <typename Visit>
+  void each_phase(Visit&& visit) const {
+    for (std::size_t z = 0; z < s_.axis[0].phases.size(); ++z)
+      for (std::size_t y = 0; y < s_.axis[1].phases.size(); ++y)
+        for (std::size_t x = 0; x < s_.axis[2].phases.size(); ++x) {
+          visit(z, y, x);
+          if (packing_.fused) return;  // all have the same window
+        }
+  }
+
+  template <typename Visit>
+  void each_tap(std::size_t z, std::size_t y, std::size_t x, Visit&& visit) const {
+    for (i64 oz : s_.axis[0].phases[z].offset)
+      for (i64 oy : s_.axis[1].phases[y].offset)
+        for (i64 ox : s_.axis[2].phases[x].offset) visit(Size{oz, oy, ox});
+  }
+
+  // The distinct offsets in the order in which every phase's taps come: falling for a transposed layer.
+  void find_offsets() {
+    const i64 sign = layer_.transposed ? -1 : 1;
+    auto key = [sign](const Size& o) { return Size{sign * o[0], sign * o[1], sign * o[2]}; };
+    std::map<Size, i64> index;
+    each_phase([&](std::size_t z, std::size_t y, std::size_t x) {
+      each_tap(z, y, x, [&](const Size& o) {
+        index.emplace(key(o), 0);
+        ++taps_;
+      });
+    });
+    for (auto& [offset, place] : index) {
+      place = static_cast<i64>(offsets_.size());
+      offsets_.push_back(key(offset));
+    }
+    each_phase([&](std::size_t z, std::size_t y, std::size_t x) {
+      PhaseTaps phase;
+      each_tap(z, y, x, [&](const Size& o) { phase.offset_of.push_back(index[key(o)]); });
+      if (!packing_.fused && layer_.transposed) {
+        const i64 at[kAxes] = {static_cast<i64>(z), static_cast<i64>(y), static_cast<i64>(x)};
+        for (std::size_t a = 0; a < kAxes; ++a) {
+          const i64 stride = layer_.stride[a], shifted = at[a] + call_.lo[a];
+          phase.packed_class = phase.packed_class * stride + (shifted - floor_div(shifted, stride) * stride);
+        }
+      }
+      most_taps_ = std::max(most_taps_, static_cast<i64>(phase.offset_of.size()));
+      s_.phases.push_back(std::move(phase));
+    });
+    places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, Limits::offsets);
+  }
+
+  void share_work() {
+    const i64 work = s_.positions * layer_.groups * layer_.rows * layer_.cols * layer_.taps() / packing_.phases;
+    if (work < kSerialWork) s_.threads = 1;
+    enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
+    align_ = packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases)
+                            : packing_.tile_rows;
+  }
+
+  // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
+  i64 most_vectors() const {
+    const i64 least = std::min(align_, layer_.rows) * (packing_.fused ? packing_.phases : step_);
+    return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1, kMaxVectors);
+  }
+  bool panel_fits(i64 lines, i64 width) const {
+    return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
+  }
+
+  // Cycles per useful vector of positions and input channel.
+  double cost(i64 vectors, double used_vectors, double copied_vectors) const {
+    const double weights =
+        static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
+    return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
+            kCopy * copied_vectors + kTask / static_cast<double>(layer_.cols)) /
+           used_vectors;
+  }
+
+  void choose_tile() {
+    const i64 row = s_.axis[2].positions, column = s_.axis[1].positions, most = most_vectors();
+    s_.tile = {lanes_, 1, 0, 1, 1};
+    if (s_.positions == 0) {
+      s_.window = plain_window(offsets_);
+      return;
+    }
+    const i64 row_vectors = ceil_div(row, lanes_);
+
+    // A run across rows, which wastes no lanes but copies the inputs once per offset.
+    i64 vectors = most;
+    while (vectors > 1 && !panel_fits(places_, vectors * lanes_)) --vectors;
+    const i64 widest = target_.vectors(packing_.tile_rows);
+    if (vectors > widest) vectors -= vectors % widest;
+    while (vectors > widest && ceil_div(s_.positions, vectors * lanes_) * layer_.groups < enough_) vectors -= widest;
+    const i64 runs = ceil_div(s_.positions, vectors * lanes_);
+    vectors = ceil_div(ceil_div(s_.positions, runs), lanes_);
+    const double used = static_cast<double>(s_.positions) / static_cast<double>(runs * lanes_);
+    const double pieces = static_cast<double>(vectors) * (1 + static_cast<double>(lanes_) / static_cast<double>(row));
+    double best = cost(vectors, used, static_cast<double>(offsets_.size()) * pieces);
+    s_.tile = {vectors * lanes_, 1, ceil_div(s_.positions, vectors * lanes_), 1, 1};
+    s_.window = plain_window(offsets_);
+
+    // A rectangle of rows, which copies the inputs once per line.
+    if (s_.axis[2].in_step != 1) return;
+    i64 best_rows = 0, best_wide = 0;
+    for (i64 across = ceil_div(row_vectors, most); across <= row_vectors; ++across) {
+      const i64 wide = ceil_div(row_vectors, across);
+      for (i64 rows = 1; rows * wide <= most && rows <= column; ++rows) {
+        if (rows > 1 && (static_cast<i64>(offsets_.size()) > Limits::offsets || s_.axis[1].in_step != 1)) break;
+        const Window window = row_window(offsets_, rows);
+        const i64 lines = static_cast<i64>(window.lines.size());
+        if (window.extra >= 4096 || (rows * wide > 1 && !panel_fits(std::min(lines, rows > 1 ? lines : places_), wide * lanes_ + window.extra))) break;
+        const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
+        const i64 tiles = down * across_now * (s_.positions / (row * column));
+        if (tiles * layer_.groups < enough_ && rows * wide > widest) break;
+        const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
+        const double c = cost(rows * wide, filled, static_cast<double>(lines * (wide + 1)));
+        if (c < best) {
+          best = c;
+          best_rows = ceil_div(column, down);
+          best_wide = wide;
+        }
+      }
+      if (across > 64) break;
+    }
+    if (best_rows == 0) return;
+    s_.window = row_window(offsets_, best_rows);
+    s_.tile = {best_wide * lanes_, best_rows, 0, ceil_div(row, best_wide * lanes_), ceil_div(column, best_rows)};
+    s_.tile.count = s_.tile.per_row * s_.tile.per_column * (s_.positions / (row * column));
+  }
+
+  void cut_reductions() {
+    const i64 window = static_cast<i64>(offsets_.size());
+    for (i64 c = 0; c < layer_.cols; c += packing_.columns)
+      for (i64 o = 0; o < std::max<i64>(window, 1); o += places_)
+        s_.reductions.push_back({o, std::min(o + places_, window), c, std::min(c + packing_.columns, layer_.cols)});
+    lines_ = 1;
+    for (const Reduction& r : s_.reductions)
+      if (r.offset_last > r.offset_first)
+        lines_ = std::max(lines_, s_.window.line_of[static_cast<std::size_t>(r.offset_last - 1)] -
+                                      s_.window.line_of[static_cast<std::size_t>(r.offset_first)] + 1);
+    if (s_.window.rows > 1) lines_ = static_cast<i64>(s_.window.lines.size());
+  }
+
+  // The sums of a task hold some channels times some strips; a strip is all phases of the last axis for one
+  // phase of the others.
+  void choose_chunks() {
+    const i64 bytes = target_.number_bytes, width = s_.tile.positions * s_.tile.rows;
+    const i64 room = Limits::sum_bytes / (width * bytes * step_);
+    s_.strips = packing_.fused ? strips_ : std::clamp<i64>(room / align_, 1, strips_);
+    s_.strips = ceil_div(strips_, ceil_div(strips_, s_.strips));
+    s_.chunk = std::clamp<i64>(room / s_.strips / align_ * align_, align_, round_up(layer_.rows, align_));
+    auto tasks = [&] {
+      return s_.tile.count * layer_.groups * ceil_div(layer_.rows, s_.chunk) * ceil_div(strips_, s_.strips);
+    };
+    while (s_.chunk > align_ && tasks() < enough_) s_.chunk = std::max(align_, s_.chunk / 2 / align_ * align_);
+
+    s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
+    s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
+    const i64 out_bytes =
+        call_.batch * layer_.groups * layer_.rows * call_.out[0] * call_.out[1] * call_.out[2] * bytes;
+    s_.stream = out_bytes > kStreamBytes;
+    s_.staged = s_.stream || s_.axis[2].positions < kShortRow;
+    s_.staging = kStaging + 16 * step_ * lanes_;
+  }
+
+  void explain() {
+    const i64 window = static_cast<i64>(offsets_.size());
+    std::ostringstream why;
+    why << (layer_.transposed ? "transposed convolution" : "convolution") << ": " << packing_.phases
+        << (packing_.phases == 1 ? " phase, " : " phases, ")
+        << (packing_.fused ? "fused into one product because they share a window of "
+                           : "each with its own taps in a window of ")
+        << window << (window == 1 ? " input; " : " inputs; ") << "register tiles of " << packing_.tile_rows
+        << " rows x " << target_.vectors(packing_.tile_rows) << " vectors of " << lanes_
+        << " positions; a task computes ";
+    if (s_.window.by_rows)
+      why << s_.tile.rows << " x " << s_.tile.positions
+          << " positions, their inputs copied once per row because rows are long enough to fill vectors, ";
+    else
+      why << s_.tile.positions << " positions across rows, their inputs copied once per window place because rows "
+          << "are too short to fill vectors, ";
+    why << "and " << std::min(s_.chunk, layer_.rows) << " of " << layer_.rows << " channels; at most "
+        << packing_.columns * std::min(most_taps_, places_) << " terms are summed in registers; the output is "
+        << (s_.stream ? "larger than the caches and written past them; " : "written through the caches; ")
+        << s_.threads << (s_.threads == 1 ? " thread" : " threads");
+    s_.why = why.str();
+  }
+
+  const Layer& layer_;
+  const Call& call_;
+  const Packing& packing_;
+  const Target& target_;
+  const i64 lanes_;
+  Schedule s_;
+  std::vector<Size> offsets_;
+  i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;
+};
+
+}  // namespace
+
+Window plain_window(std::vector<Size> offsets) {
+  Window w;
+  w.lines = offsets;
+  w.shift_of.assign(offsets.size(), 0);
+  w.line_of.resize(offsets.size());
+  std::iota(w.line_of.begin(), w.line_of.end(), 0);
+  w.offsets = std::move(offsets);
+  return w;
+}
+
+Window row_window(std::vector<Size> offsets, i64 rows) {
+  Window w;
+  w.by_rows = true;
+  w.rows = rows;
+  if (offsets.empty()) return w;
+  Size low = offsets[0], high = offsets[0];
+  for (const Size& o : offsets)
+    for (std::size_t a = 0; a < kAxes; ++a) {
+      low[a] = std::min(low[a], o[a]);
+      high[a] = std::max(high[a], o[a]);
+    }
+  w.extra = high[2] - low[2];
+  std::map<i64, i64> plane;  // several rows: where the lines of a depth begin, one for every row it can need
+  for (const Size& o : offsets) {
+    if (rows == 1) {
+      if (w.lines.empty() || w.lines.back()[0] != o[0] || w.lines.back()[1] != o[1])
+        w.lines.push_back({o[0], o[1], low[2]});
+      w.line_of.push_back(static_cast<i64>(w.lines.size()) - 1);
+    } else {
+      const auto [at, fresh] = plane.emplace(o[0], static_cast<i64>(w.lines.size()));
+      if (fresh)
+        for (i64 y = low[1]; y < high[1] + rows; ++y) w.lines.push_back({o[0], y, low[2]});
+      w.line_of.push_back(at->second + o[1] - low[1]);
+    }
+    w.shift_of.push_back(o[2] - low[2]);
+  }
+  w.offsets = std::move(offsets);
+  return w;
+}
+
+Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
+                       int threads) {
+  return Scheduler(layer, call, packing, target, threads).build();
+}
+
+}  // namespace upscore

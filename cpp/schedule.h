@@ -1,0 +1,67 @@
+// How a call's sizes are cut into tasks: a pure function of the layer, its packing and the sizes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "plan.h"
+
+namespace upscore {
+
+// A range of window offsets times a block of input channels: what is summed in registers in one go.
+// Depends on the layer alone, so that the order of additions never depends on threads or tiles.
+struct Reduction {
+  i64 offset_first, offset_last;  // into Window::offsets
+  i64 column_first, column_last;
+};
+
+// The window as a panel holds it. A line is a copy of the inputs under a tile at one offset.
+// By rows: a tile is a rectangle of `rows` rows; offsets that differ along the last axis alone share a line,
+// which is `extra` longer than the tile and read at a shift; row r reads r lines further on.
+// Otherwise a tile runs on across the ends of rows, and every offset has a line of its own.
+struct Window {
+  std::vector<Size> offsets;  // distinct input offsets, in the order of the taps
+  std::vector<Size> lines;
+  std::vector<i64> line_of, shift_of;  // per offset
+  bool by_rows = false;
+  i64 rows = 1;
+  i64 extra = 0;
+};
+
+Window plain_window(std::vector<Size> offsets);
+Window row_window(std::vector<Size> offsets, i64 rows);
+
+struct PhaseTaps {
+  i64 packed_class = 0;        // which PhaseClass of the packing
+  std::vector<i64> offset_of;  // per tap, its index into Window::offsets; ascending
+};
+
+// Positions of one task: a run over batch and axes, or a rectangle of rows.
+struct Tile {
+  i64 positions = 0;    // of a run; of a row of the rectangle
+  i64 rows = 1;
+  i64 count = 0;        // tiles in all
+  i64 per_row = 1;      // by rows: tiles next to each other
+  i64 per_column = 1;   // by rows: tiles below each other
+};
+
+struct Schedule {
+  AxisPlan axis[kAxes];
+  Window window;
+  std::vector<PhaseTaps> phases;
+  std::vector<Reduction> reductions;
+  Tile tile;
+  i64 positions = 0;    // batch * positions of all axes
+  i64 chunk = 0;        // output channels per task
+  i64 strips = 1;       // phases of the leading axes per task
+  bool staged = false;  // rows are put together before they are written: they are short, or go past the caches
+  bool stream = false;  // write past the caches
+  i64 panel = 0, sums = 0, staging = 0;  // scratch per task, in numbers
+  int threads = 1;
+  std::string why;
+};
+
+Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
+                       int threads);
+
+}  // namespace upscore
