@@ -3,8 +3,8 @@
 Features are computed at the low resolution by 3x3 convolutions with skips and PReLUs; a single transposed
 convolution of stride 2 then reads the features *and the picture itself* and writes the large picture (the layout of
 FSRCNN, Dong, Loy, Tang 2016, arXiv:1608.00367, with thinner and deeper features). Its kernel for the picture starts
-as bicubic interpolation and its kernels for the features start small and equal in all phases, so that an
-untrained network is close to bicubic upsampling and free of checkerboards; all of it is learned.
+as bicubic interpolation and its kernels for the features start with the same weights in all phases, so that
+training begins without a checkerboard; all of it is learned.
 
 Every convolution is *valid*: it sees real pixels only. The picture is extended once, at the start, by ``HALO``
 pixels of its border. A tile cut from the middle, with its true neighbours for a halo, therefore has
