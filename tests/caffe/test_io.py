@@ -47,6 +47,18 @@ class TestBlobs:
         back = caffe.io.blobprotovector_str_to_arraylist(caffe.io.arraylist_to_blobprotovector_str(arrays))
         assert [b.tolist() for b in back] == [a.tolist() for a in arrays]
 
+    def test_messages_where_programs_look_for_them(self):
+        from upscore.caffe.proto import caffe_pb2
+
+        assert caffe.io.caffe_pb2 is caffe.proto.caffe_pb2 is caffe_pb2
+        assert caffe_pb2.BlobProto is schema.BlobProto
+        assert (caffe_pb2.TRAIN, caffe_pb2.TEST) == (0, 1)
+        assert "NetParameter" in dir(caffe_pb2)
+        with pytest.raises(AttributeError, match=r"'upscore.caffe.io' has no attribute 'x'; it has Transformer, "):
+            _ = caffe.io.x
+        with pytest.raises(AttributeError, match="has no attribute 'x'; it has caffe_pb2"):
+            _ = caffe.proto.x
+
 
 class TestData:
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

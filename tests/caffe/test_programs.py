@@ -1,6 +1,7 @@
 """The programs under examples/caffe: what people have, and what must come out."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import upscore.caffe as caffe
+from upscore.caffe import script
 
 EXAMPLES = Path(__file__).parents[2] / "examples/caffe"
 
@@ -261,3 +263,102 @@ class TestDeconvNet:
         assert net.blobs["fc6"].shape == (1, 64, 1, 1)
         assert [net.blobs[f"unpool{b}"].shape[2:] for b in (5, 3, 1)] == [(14, 14), (56, 56), (224, 224)]
         assert net.blobs["seg-score"].shape == (1, 21, 224, 224)
+
+
+UNCHANGED = """
+import sys
+import numpy as np
+import caffe
+from caffe import layers as L, params as P
+from caffe.coord_map import crop
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+
+caffe.set_mode_cpu()
+n = caffe.NetSpec()
+n.data, n.label = L.Python(module="seg_layers", layer="SegDataLayer", ntop=2, param_str=str(dict(size=(21, 33))))
+n.conv = L.Convolution(n.data, num_output=8, kernel_size=3, pad=20, weight_filler=dict(type="xavier"))
+n.relu = L.ReLU(n.conv, in_place=True)
+n.pool = L.Pooling(n.relu, pool=P.Pooling.MAX, kernel_size=2, stride=2)
+n.score_fr = L.Convolution(n.pool, num_output=2, kernel_size=1, weight_filler=dict(type="xavier"))
+n.upscore = L.Deconvolution(
+    n.score_fr, param=[dict(lr_mult=0)], convolution_param=dict(num_output=2, kernel_size=4, stride=2, bias_term=False)
+)
+n.score = crop(n.upscore, n.data)
+n.loss = L.SoftmaxWithLoss(n.score, n.label, loss_param=dict(normalize=False, ignore_label=255))
+with open("trainval.prototxt", "w") as f:
+    f.write(str(n.to_proto()))
+
+s = caffe_pb2.SolverParameter()
+s.train_net = "trainval.prototxt"
+s.test_net.append("trainval.prototxt")
+s.test_iter.append(1)
+s.test_interval = 1000
+s.base_lr, s.lr_policy, s.momentum, s.random_seed = 1e-5, "fixed", 0.9, 0
+s.snapshot_prefix = "seg"
+s.test_initialization = False
+with open("solver.prototxt", "w") as f:
+    f.write(text_format.MessageToString(s))
+
+solver = caffe.SGDSolver("solver.prototxt")
+for name in [k for k in solver.net.params.keys() if "up" in k]:
+    m, k, h, w = solver.net.params[name][0].data.shape
+    ramp = 1 - abs(np.arange(h) - 1.5) / 2
+    solver.net.params[name][0].data[range(m), range(k), :, :] = ramp[:, None] * ramp[None, :]
+solver.step(1)
+first = solver.net.blobs["loss"].data.flat[0]
+solver.step(30)
+solver.test_nets[0].share_with(solver.net)
+out = solver.test_nets[0].forward()
+guess = solver.test_nets[0].blobs["score"].data[0].argmax(0)
+truth = solver.test_nets[0].blobs["label"].data[0, 0]
+solver.net.save(sys.argv[1])
+print(first, out["loss"].flat[0], (guess == truth)[truth != 255].mean())
+"""
+
+SEG_LAYERS = """
+import caffe
+import numpy as np
+
+
+class SegDataLayer(caffe.Layer):
+    def setup(self, bottom, top):
+        self.size = eval(self.param_str)["size"]
+        self.random = np.random.RandomState(0)
+        if len(top) != 2:
+            raise Exception("Need to define two tops: data and label.")
+        if len(bottom) != 0:
+            raise Exception("Do not define a bottom.")
+
+    def reshape(self, bottom, top):
+        self.data = self.random.randn(3, *self.size).astype(np.float32)
+        for _ in range(3):
+            self.data = (self.data + np.roll(self.data, 1, 1) + np.roll(self.data, 1, 2)) / 1.7
+        self.label = (self.data[0] > 0)[np.newaxis].astype(np.float32)
+        self.label[:, 0] = 255
+        top[0].reshape(1, *self.data.shape)
+        top[1].reshape(1, *self.label.shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = self.data
+        top[1].data[...] = self.label
+
+    def backward(self, top, propagate_down, bottom):
+        pass
+"""
+
+
+def test_an_unchanged_training_program(tmp_path, monkeypatch, capsys):
+    """As they are in the field: NetSpec, a data layer in Python, surgery, a solver, scoring on the test net."""
+    (tmp_path / "seg_layers.py").write_text(SEG_LAYERS)
+    (tmp_path / "solve.py").write_text(UNCHANGED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "seg_layers", raising=False)
+    try:
+        script.run("solve.py", ["trained.caffemodel"])
+    finally:
+        sys.modules.pop("seg_layers", None)
+    first, last, accuracy = map(float, capsys.readouterr().out.split())
+    assert last < 0.7 * first
+    assert accuracy > 0.7
+    assert (tmp_path / "trained.caffemodel").stat().st_size > 4 * (8 * 27 + 8 + 16 + 2 + 64)

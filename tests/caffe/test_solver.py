@@ -170,6 +170,24 @@ def test_the_state_of_another_solver_is_refused(write, tmp_path, monkeypatch):
         caffe.AdamSolver(write("")).restore("run_iter_0.solverstate")
 
 
+def test_states_with_shapes_of_old_are_restored(write, tmp_path):
+    solver = caffe.get_solver(write("momentum: 0.5"))
+    state = schema.SolverState(iter=7)
+    state.history.add(num=1, channels=1, height=1, width=3, data=[1, 2, 3])
+    state.history.add(num=1, channels=1, height=1, width=1, data=[4])
+    (tmp_path / "old.solverstate").write_bytes(state.SerializeToString())
+    solver.restore(tmp_path / "old.solverstate")
+    solver.apply_update()  # no gradient: the update is the decayed momentum
+    assert solver.iter == 7
+    assert solver.net.params["ip"][0].diff.tolist() == [[0.5, 1, 1.5]]
+    assert solver.net.params["ip"][1].diff.tolist() == [2]
+
+
+def test_snapshots_without_the_gradients_that_were_asked_for(write):
+    with pytest.warns(RuntimeWarning, match="snapshot_diff: snapshots hold weights, and no gradients"):
+        caffe.get_solver(write("snapshot_diff: true"))
+
+
 def test_solve_trains_tests_displays_and_snapshots(write, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     solver = caffe.get_solver(

@@ -31,6 +31,16 @@ __all__ = [
 
 Array = NDArray[Any]
 
+
+def __getattr__(name: str) -> Any:
+    # Programs say caffe.io.caffe_pb2.BlobProto(): pycaffe's module happens to have it.
+    if name == "caffe_pb2":
+        from upscore.caffe.proto import caffe_pb2
+
+        return caffe_pb2
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], dtype=np.float32)
 """The weights of R, G and B in grey (ITU-R BT.709, as skimage.color.rgb2gray, which pycaffe uses)."""
 

@@ -1,13 +1,15 @@
 """Caffe's solvers: a train net, its test nets, an update rule and a learning rate policy.
 
 The interface is pycaffe's; what happens in an iteration, and in which order, is BVLC Caffe's
-(src/caffe/solver.cpp, src/caffe/solvers/sgd_solver.cpp). Progress is logged under ``upscore.caffe``.
+(src/caffe/solver.cpp, src/caffe/solvers/sgd_solver.cpp). Progress (``display``, tests, snapshots) is logged under the
+name ``upscore.caffe``: ``logging.basicConfig(level="INFO")`` shows it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,8 @@ class Solver:
     def __init__(self, solver_file: str | os.PathLike[str]) -> None:
         self.param = upgrade_solver(prototxt.read(solver_file, schema.SolverParameter()))
         self._folder = Path(solver_file).parent if Path(solver_file).is_file() else Path()
+        if self.param.snapshot_diff:
+            warnings.warn("snapshot_diff: snapshots hold weights, and no gradients", RuntimeWarning, stacklevel=2)
         self._rule = self._make_rule(self.param)
         self._rate = _learning_rate(self.param)
         if self.param.random_seed >= 0:
@@ -238,17 +242,17 @@ class Solver:
             FileFormatError: when it was written for another net or another kind of solver.
         """
         state = (hdf5 if hdf5.is_hdf5(state_file) else caffemodel).read_state(state_file)
-        shapes = [tuple(h.shape) for h in self._history]
-        if [h.shape for h in state.history] != shapes:
-            got = [h.shape for h in state.history]
-            raise FileFormatError(f"{state_file}: expected a history of shapes {shapes} for this solver, got {got}")
+        # Sizes, not shapes: before 2014 a bias of C was written as (1, 1, 1, C).
+        if [h.size for h in state.history] != [h.numel() for h in self._history]:
+            wanted, got = [tuple(h.shape) for h in self._history], [h.shape for h in state.history]
+            raise FileFormatError(f"{state_file}: expected a history of shapes {wanted} for this solver, got {got}")
         if state.learned_net:
             beside = Path(state_file).parent / Path(state.learned_net).name
             learned = state.learned_net if Path(state.learned_net).exists() else str(beside)
             self.net.copy_from(learned)
         self.iter = state.iteration
         for mine, saved in zip(self._history, state.history, strict=True):
-            np.copyto(mine.numpy(), saved)
+            np.copyto(mine.numpy(), saved.reshape(mine.shape))
 
 
 def _learning_rate(p: Any) -> LearningRate:
