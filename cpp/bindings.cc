@@ -132,17 +132,25 @@ class Plan {
     return call;
   }
 
+  // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
+  // none hangs in the child of a fork in which another thread held the lock.
   std::shared_ptr<const Schedule> schedule_of(const Call& call, int threads) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (auto at = schedules_.begin(); at != schedules_.end(); ++at)
-      if (at->threads == threads && at->call.batch == call.batch && at->call.in == call.in &&
-          at->call.out == call.out && at->call.lo == call.lo) {
-        schedules_.splice(schedules_.begin(), schedules_, at);
-        return schedules_.front().schedule;
-      }
+    {
+      std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (lock)
+        for (auto at = schedules_.begin(); at != schedules_.end(); ++at)
+          if (at->threads == threads && at->call.batch == call.batch && at->call.in == call.in &&
+              at->call.out == call.out && at->call.lo == call.lo) {
+            schedules_.splice(schedules_.begin(), schedules_, at);
+            return schedules_.front().schedule;
+          }
+    }
     auto fresh = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
-    schedules_.push_front({call, threads, fresh});
-    if (schedules_.size() > kSchedules) schedules_.pop_back();
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock) {
+      schedules_.push_front({call, threads, fresh});
+      if (schedules_.size() > kSchedules) schedules_.pop_back();
+    }
     return fresh;
   }
 

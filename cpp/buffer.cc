@@ -1,5 +1,6 @@
 #include "buffer.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -24,8 +25,12 @@ struct Kept {
   std::multimap<std::size_t, void*> blocks;
   std::size_t bytes = 0;
 };
+// Never destroyed: arrays may outlive static destruction. Forks wait for its lock, so that children find it free.
 Kept& kept() {
-  static Kept* all = new Kept;  // never destroyed: arrays may outlive static destruction
+  static Kept* all = [] {
+    pthread_atfork([] { kept().mutex.lock(); }, [] { kept().mutex.unlock(); }, [] { kept().mutex.unlock(); });
+    return new Kept;
+  }();
   return *all;
 }
 
