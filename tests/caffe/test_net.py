@@ -323,6 +323,15 @@ class TestBackward:
         trained.backward()
         np.testing.assert_allclose(trained.blobs["up"].diff, 3 * -trained.blobs["target"].data / 2, rtol=1e-6)
 
+    def test_backward_after_reshape_without_forward(self, trained):
+        trained.forward()
+        for name in ("data", "target"):
+            trained.blobs[name].reshape(1, *trained.blobs[name].shape[1:])
+        trained.reshape()
+        trained.backward()
+        assert trained.blobs["conv"].diff.shape == (1, 4, 5, 4)
+        assert trained.blobs["conv"].diff.any()
+
     @pytest.mark.parametrize("type_", ["PReLU", "Sigmoid", "TanH", "ELU", "Scale", "Dropout", "Power"])
     @pytest.mark.parametrize("held", [False, True])
     def test_in_place_layers_have_the_gradients_of_those_that_are_not(self, type_, held):

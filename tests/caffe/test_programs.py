@@ -295,7 +295,7 @@ s.test_net.append("trainval.prototxt")
 s.test_iter.append(1)
 s.test_interval = 1000
 s.base_lr, s.lr_policy, s.momentum, s.random_seed = 1e-5, "fixed", 0.9, 0
-s.snapshot_prefix = "seg"
+s.snapshot_prefix, s.display = "seg", 10
 s.test_initialization = False
 with open("solver.prototxt", "w") as f:
     f.write(text_format.MessageToString(s))
@@ -358,7 +358,9 @@ def test_an_unchanged_training_program(tmp_path, monkeypatch, capsys):
         script.run("solve.py", ["trained.caffemodel"])
     finally:
         sys.modules.pop("seg_layers", None)
-    first, last, accuracy = map(float, capsys.readouterr().out.split())
+    printed = capsys.readouterr()
+    first, last, accuracy = map(float, printed.out.split())
+    assert [line.split()[2] for line in printed.err.splitlines() if ", loss = " in line] == ["0,", "10,", "20,", "30,"]
     assert last < 0.7 * first
     assert accuracy > 0.7
     assert (tmp_path / "trained.caffemodel").stat().st_size > 4 * (8 * 27 + 8 + 16 + 2 + 64)

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import runpy
 import sys
@@ -56,13 +57,28 @@ def as_caffe() -> Iterator[None]:
         sys.modules.update(real)
 
 
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """While the block runs, solvers report on stderr, as Caffe's do."""
+    log, handler = logging.getLogger("upscore.caffe"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
 def run(path: str | os.PathLike[str], arguments: Sequence[str] = ()) -> None:
     """Run a program as ``python path arguments`` would, with upscore's ``caffe``."""
     argv, folder = sys.argv, str(Path(path).resolve().parent)
     sys.argv = [os.fspath(path), *arguments]
     sys.path.insert(0, folder)
     try:
-        with as_caffe():
+        with as_caffe(), _progress():
             runpy.run_path(os.fspath(path), run_name="__main__")
     finally:
         sys.argv = argv

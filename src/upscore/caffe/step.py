@@ -98,6 +98,10 @@ class Step:
         with torch.set_grad_enabled(self.runs_backward):
             return inputs, tuple(self.module(*inputs))
 
+    def _changed(self, blobs: Mapping[str, Blob], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+        names = (*self.bottoms, *self.tops)
+        return any(blobs[name].shape != tuple(t.shape) for name, t in zip(names, (*inputs, *outputs), strict=True))
+
     def backward(self, blobs: Mapping[str, Blob], written: set[str]) -> None:
         """Overwrite the diffs of the bottoms, add to those of the parameters.
 
@@ -105,7 +109,9 @@ class Step:
             blobs: the blobs of the net.
             written: the blobs whose diff this pass has begun: other consumers of a blob add to it.
         """
-        inputs, outputs = self._saved or self._compute(blobs)
+        if self._saved is None or self._changed(blobs, *self._saved):
+            self._saved = self._compute(blobs)  # no pass has gone before, or not with these shapes
+        inputs, outputs = self._saved
         gradients = [blobs[name].gradient for name in self.tops]
         written.difference_update(self.tops)
         follow = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
