@@ -14,8 +14,8 @@ from upscore.ops import Plan, conv, conv_transpose, conv_transpose_backward, pla
 from upscore.pooling import max_pool, max_unpool
 
 if TYPE_CHECKING:
-    from upscore import nn
-    from upscore.nn import accelerate
+    from upscore import nn as nn
+    from upscore.nn import accelerate as accelerate
 
 __all__ = [
     "ArgumentError",

@@ -50,10 +50,10 @@ def weight_gradient(
     w = x.new_empty((x.shape[1], y.shape[1] // groups, *kernel))
     zeros = [0] * len(kernel)
     # The adjoint convolution maps y to x: for it, x is the gradient of the output.
-    _, grad, _ = torch.ops.aten.convolution_backward(
+    grads: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
         x, _pad(y, before, after), w, None, stride, zeros, dilation, False, zeros, groups, [False, True, False]
     )
-    return grad
+    return grads[1]
 
 
 def _pad(y: Tensor, before: Ints, after: Ints) -> Tensor:

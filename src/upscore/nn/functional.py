@@ -164,7 +164,11 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
 def _dispatch(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, keep: bool) -> Tensor:
     """Through torch's dispatcher, where autograd, compilers, autocast and transforms are."""
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
+    if (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    ):
         dtype = torch.get_autocast_dtype(device)
         x, w, bias = x.to(dtype), w.to(dtype), None if bias is None else bias.to(dtype)
     for name, t in (("weight", w), ("bias", bias)):

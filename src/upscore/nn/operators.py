@@ -27,7 +27,7 @@ from upscore.geometry import Geometry
 from upscore.nn import fallback
 from upscore.nn.packing import array, pack
 
-__all__ = ["conv_transpose", "input_gradient", "is_native", "weight_gradient"]
+__all__ = ["conv_transpose", "input_gradient", "is_native", "run", "weight_gradient"]
 
 Ints = Sequence[int]
 
@@ -36,19 +36,42 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _GEOMETRY = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt[] after, SymInt groups"
 
+# The operators. Not torch.library.custom_op: its first call imports torch's compiler, which takes seconds.
+torch.library.define("upscore::conv_transpose", f"(Tensor x, Tensor w, Tensor? bias, {_GEOMETRY}, bool keep) -> Tensor")
+torch.library.define("upscore::conv_transpose_input_gradient", f"(Tensor y, Tensor w, {_GEOMETRY}) -> Tensor")
+torch.library.define(
+    "upscore::conv_transpose_weight_gradient", f"(Tensor x, Tensor y, SymInt[] kernel, {_GEOMETRY}) -> Tensor"
+)
+conv_transpose: Any = torch.ops.upscore.conv_transpose.default
+"""``(x, w, bias, stride, dilation, before, after, groups, keep)``: T of ``x`` (N, C_in, *n), plus the bias.
+
+``keep`` keeps the packed weights for the next call."""
+input_gradient: Any = torch.ops.upscore.conv_transpose_input_gradient.default
+"""``(y, w, stride, dilation, before, after, groups)``: A, the ordinary convolution of ``y`` (N, C_out, *m)."""
+weight_gradient: Any = torch.ops.upscore.conv_transpose_weight_gradient.default
+"""``(x, y, kernel, stride, dilation, before, after, groups)``: W, (C_in, C_out/groups, *kernel)."""
+
 
 def is_native(x: Tensor) -> bool:
     """Whether the engine computes this tensor, rather than torch's kernels."""
     return x.is_cpu and x.dtype in _NATIVE and x.layout is torch.strided
 
 
-@functools.lru_cache(maxsize=512)
-def _cached_geometry(kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints) -> Geometry:
+@functools.lru_cache(maxsize=1024)
+def _geometry(kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints) -> Geometry:
     return Geometry(kernel, stride, dilation, tuple(zip(before, after, strict=True)))
 
 
-def _geometry(kernel: Ints, *rest: Ints) -> Geometry:
-    return _cached_geometry(tuple(kernel), *map(tuple, rest))
+@functools.lru_cache(maxsize=1024)
+def _with_output(n: Ints, *terms: Ints) -> tuple[Geometry, tuple[int, ...]]:
+    geometry = _geometry(*terms)
+    return geometry, geometry.output_size(n)
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_adjoint(m: Ints, *terms: Ints) -> tuple[Geometry, tuple[int, ...]]:
+    geometry = _geometry(*terms)
+    return geometry, geometry.adjoint_size(m)
 
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:
@@ -70,12 +93,8 @@ def _tensor(numbers: Any, *like: Tensor) -> Tensor:
 # --- T ---
 
 
-@torch.library.custom_op(
-    "upscore::conv_transpose",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor w, Tensor? bias, {_GEOMETRY}, bool keep) -> Tensor",
-)
-def conv_transpose(
+@torch.library.impl("upscore::conv_transpose", "CompositeExplicitAutograd")
+def _run_conv_transpose(
     x: Tensor,
     w: Tensor,
     bias: Tensor | None,
@@ -89,8 +108,8 @@ def conv_transpose(
     """The transposed convolution of ``x`` (N, C_in, *n); ``keep`` keeps the packed weights for the next call."""
     if not is_native(x):
         return fallback.conv_transpose(x, w, bias, stride, dilation, before, after, groups)
-    geometry = _geometry(w.shape[2:], stride, dilation, before, after)
-    return run(x, w, bias, geometry, geometry.output_size(x.shape[2:]), groups, keep=keep)
+    geometry, size = _with_output(*map(tuple, (x.shape[2:], w.shape[2:], stride, dilation, before, after)))
+    return run(x, w, bias, geometry, size, groups, keep=keep)
 
 
 def run(
@@ -101,8 +120,7 @@ def run(
     return _tensor(packed.run(array(x), geometry, size, threads=torch.get_num_threads()), x, w)
 
 
-@conv_transpose.register_fake
-def _(
+def _fake_conv_transpose(
     x: Tensor,
     w: Tensor,
     bias: Tensor | None,
@@ -135,31 +153,29 @@ def _conv_transpose_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-conv_transpose.register_autograd(_conv_transpose_backward, setup_context=_save_conv_transpose)
+torch.library.register_fake("upscore::conv_transpose", _fake_conv_transpose)
+torch.library.register_autograd("upscore::conv_transpose", _conv_transpose_backward, setup_context=_save_conv_transpose)
 
 
 # --- A ---
 
 
-@torch.library.custom_op(
-    "upscore::conv_transpose_input_gradient",
-    mutates_args=(),
-    schema=f"(Tensor y, Tensor w, {_GEOMETRY}) -> Tensor",
-)
-def input_gradient(
+@torch.library.impl("upscore::conv_transpose_input_gradient", "CompositeExplicitAutograd")
+def _run_input_gradient(
     y: Tensor, w: Tensor, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
 ) -> Tensor:
     """The adjoint: the ordinary convolution of ``y`` (N, C_out, *m) with the same weights."""
     if not is_native(y):
         return fallback.input_gradient(y, w, stride, dilation, before, after, groups)
-    geometry = _geometry(w.shape[2:], stride, dilation, before, after)
+    geometry, size = _with_adjoint(*map(tuple, (y.shape[2:], w.shape[2:], stride, dilation, before, after)))
     packed = engine.Packed(array(w), None, geometry, groups, adjoint=True)
-    numbers = packed.run(array(y), geometry, geometry.adjoint_size(y.shape[2:]), threads=torch.get_num_threads())
+    numbers = packed.run(array(y), geometry, size, threads=torch.get_num_threads())
     return _tensor(numbers, y, w)
 
 
-@input_gradient.register_fake
-def _(y: Tensor, w: Tensor, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int) -> Tensor:
+def _fake_input_gradient(
+    y: Tensor, w: Tensor, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
+) -> Tensor:
     axes = zip(y.shape[2:], w.shape[2:], stride, dilation, before, after, strict=True)
     size = [(m + lo + hi - d * (k - 1) - 1) // s + 1 for m, k, s, d, lo, hi in axes]
     return y.new_empty((y.shape[0], w.shape[0], *size)).contiguous(memory_format=memory_format(y, w))
@@ -180,32 +196,30 @@ def _input_gradient_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-input_gradient.register_autograd(_input_gradient_backward, setup_context=_save_input_gradient)
+torch.library.register_fake("upscore::conv_transpose_input_gradient", _fake_input_gradient)
+torch.library.register_autograd(
+    "upscore::conv_transpose_input_gradient", _input_gradient_backward, setup_context=_save_input_gradient
+)
 
 
 # --- W ---
 
 
-@torch.library.custom_op(
-    "upscore::conv_transpose_weight_gradient",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor y, SymInt[] kernel, {_GEOMETRY}) -> Tensor",
-)
-def weight_gradient(
+@torch.library.impl("upscore::conv_transpose_weight_gradient", "CompositeExplicitAutograd")
+def _run_weight_gradient(
     x: Tensor, y: Tensor, kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
 ) -> Tensor:
     """The gradient of the weights, (C_in, C_out/groups, *kernel), from input ``x`` and output gradient ``y``."""
     if not is_native(x):
         return fallback.weight_gradient(x, y, kernel, stride, dilation, before, after, groups)
-    geometry = _geometry(kernel, stride, dilation, before, after)
+    geometry = _geometry(*map(tuple, (kernel, stride, dilation, before, after)))
     numbers = engine.weight_gradient(
         array(x), array(y), geometry, groups, y.shape[1] // groups, threads=torch.get_num_threads()
     )
     return torch.from_numpy(numbers).to(x.dtype)
 
 
-@weight_gradient.register_fake
-def _(
+def _fake_weight_gradient(
     x: Tensor, y: Tensor, kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
 ) -> Tensor:
     return x.new_empty((x.shape[1], y.shape[1] // groups, *kernel))
@@ -226,4 +240,7 @@ def _weight_gradient_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_save_weight_gradient)
+torch.library.register_fake("upscore::conv_transpose_weight_gradient", _fake_weight_gradient)
+torch.library.register_autograd(
+    "upscore::conv_transpose_weight_gradient", _weight_gradient_backward, setup_context=_save_weight_gradient
+)
