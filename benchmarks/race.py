@@ -142,8 +142,11 @@ def race(layers: Sequence[Layer], names: Sequence[str], settings: Settings) -> I
         try:
             for layer in layers:
                 progress.update(task, description=layer.name)
-                yield {"layer": layer.as_dict(), "engines": _race_layer(layer, engines, settings, Path(folder))}
+                results = _race_layer(layer, engines, settings, Path(folder))
+                times = sorted((result["ms"], name) for name, result in results.items() if "ms" in result)
+                progress.console.print(f"{layer.name}: {', '.join(f'{name} {ms:.3g}' for ms, name in times)} ms")
                 progress.advance(task)
+                yield {"layer": layer.as_dict(), "engines": results}
         finally:
             for engine in engines:
                 engine.close()
