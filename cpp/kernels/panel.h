@@ -12,11 +12,15 @@ inline Vector<T> even_lanes(Vector<T> a, Vector<T> b, std::integer_sequence<int,
   return __builtin_shuffle(a, b, pick);
 }
 
+constexpr i64 kPrefetchColumns = 4;
+
 // Whole vectors are copied where a run ends inside one; the next run, or the next column, writes over the excess.
 template <typename T>
 void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count,
                i64 pitch, T* panel) {
   constexpr int L = kLanes<T>;
+  // Runs are short and lie a plane apart: no prefetcher sees them coming.
+  const i64 ahead = kPrefetchColumns * x_stride;
   for (i64 c = 0; c < columns; ++c, x += x_stride, panel += pitch)
     for (const Run* run = runs; run != runs + count; ++run) {
       T* to = panel + run->place;
@@ -27,7 +31,10 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
       const T* from = x + run->source;
       const i64 whole = (run->length + L - 1) / L * L;
       if (step == 1 && whole <= x_end - from) {
-        for (i64 i = 0; i < whole; i += L) store(to + i, load(from + i));
+        for (i64 i = 0; i < whole; i += L) {
+          __builtin_prefetch(from + ahead + i);
+          store(to + i, load(from + i));
+        }
       } else if (step == 2 && 2 * whole <= x_end - from) {
         for (i64 i = 0; i < whole; i += L)
           store(to + i, even_lanes<T>(load(from + 2 * i), load(from + 2 * i + L), std::make_integer_sequence<int, L>{}));
