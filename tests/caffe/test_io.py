@@ -53,6 +53,7 @@ class TestBlobs:
         assert caffe.io.caffe_pb2 is caffe.proto.caffe_pb2 is caffe_pb2
         assert caffe_pb2.BlobProto is schema.BlobProto
         assert (caffe_pb2.TRAIN, caffe_pb2.TEST) == (0, 1)
+        assert (caffe_pb2.Phase.Name(0), caffe_pb2.Phase.Value("TEST")) == ("TRAIN", 1)
         assert "NetParameter" in dir(caffe_pb2)
         with pytest.raises(AttributeError, match=r"'upscore.caffe.io' has no attribute 'x'; it has Transformer, "):
             _ = caffe.io.x

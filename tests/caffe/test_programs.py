@@ -1,6 +1,7 @@
 """The programs under examples/caffe: what people have, and what must come out."""
 
 import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -36,6 +37,23 @@ def rand(*shape, seed=0):
 def weights(net, name):
     """The blobs of a layer as tensors that record gradients."""
     return [torch.tensor(blob.data, requires_grad=True) for blob in net.params[name]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ("deconvolution_by_hand", "[ 4.  4. 10.  6.  6.]"),
+        ("bilinear_upsampling 3", "unchanged after 20 steps: True"),
+        ("fcn 32 --width 1 --size 40 90", "upscore          (1, 21, 96, 128)"),
+        ("segnet --width 1", "prob             (1, 11, 360, 480)"),
+        ("deconvnet --width 1 --size 64", "seg-score        (1, 21, 64, 64)"),
+    ],
+)
+def test_each_runs_as_a_program(arguments, shown, monkeypatch, capsys):
+    name, *options = arguments.split()
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert shown in capsys.readouterr().out
 
 
 def test_a_deconvolution_by_hand(tmp_path):

@@ -179,9 +179,10 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> NDArray[
 def resize_image(im: ArrayLike, new_dims: Sequence[int], interp_order: int = 1) -> NDArray[np.float32]:
     """An ``(H, W, K)`` image at ``new_dims = (height, width)``, float32.
 
-    Images of one or three channels keep their borders (pixel *centres* move to half-pixel positions, borders are
-    repeated); arrays of other depth keep their corner pixels. Shrinking does not smooth first. Both are what
-    pycaffe does with skimage and scipy.
+    Images of one or three channels keep their borders (pixel *centres* move to half-pixel positions); arrays of
+    other depth keep their corner pixels. Shrinking does not smooth first. So does pycaffe with the scikit-image and
+    SciPy of 2015, but for the outermost half pixel of an enlarged image: that is repeated here, and was mixed with
+    the image's smallest value there.
 
     Args:
         im: the image.

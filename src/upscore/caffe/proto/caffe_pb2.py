@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
 from upscore.caffe import schema
 
+Phase: Any = EnumTypeWrapper(schema.Phase)  # type: ignore[no-untyped-call,unused-ignore]
 TRAIN: int = schema.TRAIN
 TEST: int = schema.TEST
 
