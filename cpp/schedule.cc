@@ -12,6 +12,7 @@ constexpr i64 kSerialWork = 1 << 19;    // multiplications below which waking an
 constexpr i64 kMaxVectors = 12;         // vectors of positions in a tile
 constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
 constexpr i64 kStaging = 4096;          // numbers put together before they are written
+constexpr i64 kTallWindow = 256;        // input rows; more come from a dilation, and most of them no tap reads
 constexpr i64 kShortRow = 64;           // positions in a row below which rows are put together
 
 // Cycles, for choosing between tiles; only their proportions matter.
@@ -152,10 +153,15 @@ class Scheduler {
     // A rectangle of rows, which copies the inputs once per line.
     if (s_.axis[2].in_step != 1) return;
     i64 best_rows = 0, best_wide = 0;
+    const auto [low, high] =
+        std::minmax_element(offsets_.begin(), offsets_.end(), [](const Size& a, const Size& b) { return a[1] < b[1]; });
+    const i64 height = offsets_.empty() ? 0 : (*high)[1] - (*low)[1];
     for (i64 across = ceil_div(row_vectors, most); across <= row_vectors; ++across) {
       const i64 wide = ceil_div(row_vectors, across);
       for (i64 rows = 1; rows * wide <= most && rows <= column; ++rows) {
-        if (rows > 1 && (static_cast<i64>(offsets_.size()) > Limits::offsets || s_.axis[1].in_step != 1)) break;
+        if (rows > 1 && (static_cast<i64>(offsets_.size()) > Limits::offsets || height > kTallWindow ||
+                         s_.axis[1].in_step != 1))
+          break;
         const Window window = row_window(offsets_, rows);
         const i64 lines = static_cast<i64>(window.lines.size());
         if (window.extra >= 4096 || (rows * wide > 1 && !panel_fits(std::min(lines, rows > 1 ? lines : places_), wide * lanes_ + window.extra))) break;

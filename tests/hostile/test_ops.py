@@ -238,6 +238,22 @@ def test_enormous_dilations(dilation):
     np.testing.assert_allclose(y, expected[:, :, 1:31, :50], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dilation", [(10**9, 1), (1, 10**9), 10**9, 2**50])
+@pytest.mark.parametrize("stride", [(2, 3), (1, 2), 1])
+def test_taps_out_of_sight_cost_nothing(dilation, stride):
+    """Only the first row or column of taps lands in the output; no table may grow with the dilation."""
+    dy, dx = (dilation, dilation) if isinstance(dilation, int) else dilation
+    seen = W[:, :, : 2 if dy == 1 else 1, : 5 if dx == 1 else 1]
+    y = up.conv_transpose(X, W, dilation=dilation, stride=stride, output_size=(9, 13))
+    np.testing.assert_allclose(y, up.conv_transpose(X, seen, stride=stride, output_size=(9, 13)), rtol=1e-6)
+    ours = up.conv_transpose_backward(y, X, W, dilation=dilation, stride=stride, output_size=(9, 13))
+    theirs = up.conv_transpose_backward(y, X, seen, stride=stride, output_size=(9, 13))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
+    rest = np.zeros_like(W)
+    rest[:, :, : seen.shape[2], : seen.shape[3]] = theirs[1]
+    np.testing.assert_allclose(ours[1], rest, rtol=1e-6)
+
+
 def test_enormous_padding_of_a_strided_convolution():
     """The window at position p begins at p*stride - padding: of these, one meets the input, at its first tap."""
     y = up.conv(Y, W, padding=((3 * 10**9, 0), (0, 10**9)), stride=10**9)
