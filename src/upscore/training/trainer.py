@@ -3,7 +3,7 @@
 The loop knows nothing of pictures: a ``Task`` brings the network, the batches, the loss and the score. All that the
 next step depends on (weights, optimiser, moving average, random state, step number) is in one checkpoint file,
 written through a temporary file; so an interrupted and resumed run ends with the weights of an uninterrupted
-one on the same machine with the same number of threads.
+one on the same machine.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ class Trainer:
         """Write the checkpoint; the one before stays whole until the new one is."""
         state = {
             "identity": self._identity(),
+            "threads": torch.get_num_threads(),
             "step": self.step,
             "seconds": self.seconds,
             "network": self.network.state_dict(),
@@ -179,7 +180,10 @@ class Trainer:
             torch.save(state, temporary)
 
     def resume(self) -> None:
-        """Continue from the folder's checkpoint. Raises ArgumentError when it is of a different run."""
+        """Continue from the folder's checkpoint. Raises ArgumentError when it is of a different run.
+
+        torch is set to the number of threads that the run was saved with: sums of another split differ in last bits.
+        """
         try:
             state = torch.load(self.checkpoint, weights_only=True)
         except FileNotFoundError:
@@ -192,6 +196,7 @@ class Trainer:
                 if ours[part].get(key) != theirs[part].get(key):
                     got, expected = ours[part].get(key), theirs[part].get(key)
                     raise ArgumentError(key, f"{expected!r}, as the run began", repr(got), f"{key}={expected!r}")
+        torch.set_num_threads(state["threads"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])

@@ -1,0 +1,119 @@
+"""The training loop: stopped anywhere, it goes on to the same bits."""
+
+from __future__ import annotations
+
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from upscore.errors import ArgumentError, FileFormatError
+from upscore.training.trainer import Progress, Trainer
+
+SCRIPT = Path(__file__).with_name("tiny.py")
+TINY = runpy.run_path(str(SCRIPT))
+SETTINGS = TINY["SETTINGS"]
+
+
+def trainer(folder: Path, **changes: Any) -> Trainer:
+    return Trainer(TINY["Tiny"](), replace(SETTINGS, **changes), folder)
+
+
+def results(finished: Trainer) -> dict[str, Any]:
+    return {**finished.network.state_dict(), **{f"best {k}": v for k, v in finished.best.items()}}
+
+
+def assert_same_bits(a: Trainer, b: Trainer) -> None:
+    assert a.step == b.step == SETTINGS.steps
+    assert a.best_score == b.best_score
+    for name, value in results(a).items():
+        assert torch.equal(value, results(b)[name]), name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in tiny.py: with two threads the last bits differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    run = trainer(tmp_path_factory.mktemp("uninterrupted"))
+    assert run.run()
+    return run
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    uninterrupted: Trainer, tmp_path: Path, sign: signal.Signals
+) -> None:
+    child = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path)])
+    while not (tmp_path / "checkpoint.pt").exists():
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(sign)
+    assert child.wait() == (130 if sign == signal.SIGINT else -signal.SIGKILL)
+    resumed = trainer(tmp_path)
+    torch.set_num_threads(2)
+    resumed.resume()
+    assert torch.get_num_threads() == 1
+    assert 4 <= resumed.step < SETTINGS.steps
+    assert resumed.run()
+    assert_same_bits(resumed, uninterrupted)
+
+
+def test_it_learns_and_reports(uninterrupted: Trainer, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    run = trainer(tmp_path, steps=20)
+    first = run.task.score(run.network)
+    assert run.run(seen.append)
+    assert [progress.step for progress in seen] == list(range(1, 21))
+    assert [progress.score is None for progress in seen] == [True] * 6 + [False] * 14
+    assert uninterrupted.best_score is not None
+    assert uninterrupted.best_score > first
+
+
+def test_another_seed_is_another_run(uninterrupted: Trainer, tmp_path: Path) -> None:
+    other = trainer(tmp_path, seed=4)
+    other.run()
+    assert not torch.equal(other.best["0.weight"], uninterrupted.best["0.weight"])
+
+
+def test_resuming_a_different_run_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, steps=2).run()
+    with pytest.raises(ArgumentError, match=r"rate: expected 0.01, as the run began, got 0.5; for example rate=0.01"):
+        trainer(tmp_path, steps=2, rate=0.5).resume()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(damage)
+    with pytest.raises(FileFormatError, match=r"checkpoint.pt: not a checkpoint that training wrote"):
+        trainer(tmp_path).resume()
+
+
+def test_a_failing_write_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path, steps=4)
+    run.run()
+    before = run.checkpoint.read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        run.save()
+    assert run.checkpoint.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
