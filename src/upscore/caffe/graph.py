@@ -292,6 +292,18 @@ class Graph(nn.Module):
 
     # Running
 
+    def for_inference(self) -> Graph:
+        """Arrange the weights of 2-D convolutions channels last, which torch convolves faster; returns the graph.
+
+        What NumPy views of the parameters were taken before keep the old memory.
+        """
+        for layer in self.layers:
+            if layer.type == "Convolution":
+                for blob in layer.module.blobs:
+                    if blob.ndim == 4:
+                        blob.data = blob.data.contiguous(memory_format=torch.channels_last)
+        return self.eval()
+
     def reshape(self, input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
         """The shapes of all blobs with inputs of these shapes; kept in :attr:`shapes`.
 

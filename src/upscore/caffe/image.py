@@ -81,6 +81,7 @@ class ImageNet:
             raise ArgumentError("scale", "any number but 0", scale, "scale=1")
         self.graph = Graph(prototxt.read(net, schema.NetParameter(), lenient=lenient))
         self.graph.load(weights)
+        self.graph.for_inference()
         self.mean, self.scale, self.order = mean, scale, order
         self.input, self.output = _input(self.graph), _output(self.graph, output)
         self._own = self.graph.shapes[self.input]
