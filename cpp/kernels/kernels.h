@@ -3,10 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../geometry.h"
 
 namespace upscore {
+
+// What a shuffle of numbers of this type is told its lanes with.
+template <typename T>
+using LaneIndex = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 constexpr int kMaxTileRows = 8;
 constexpr int kMaxTileVectors = 6;
@@ -40,6 +45,24 @@ using DotsKernel = void (*)(const Dots<T>&);
 
 constexpr int kDotRows = 4, kDotColumns = 4;
 
+// One output row of one channel: out[e] = bias + sum over taps of w[tap][e mod (period*lanes)] * x[tap][e / step].
+constexpr int kStencilVectors = 4;  // computed together; divides the period and the number of vectors
+
+template <typename T>
+struct Stencil {
+  const T* w;
+  const T* const* x;  // per tap, its input row from its shift on
+  i64 taps, step;
+  i64 period, period_inputs;  // vectors after which lanes and phases meet again, and the inputs that they take
+  const i64* first;           // per vector of a period, its first input
+  const LaneIndex<T>* index;  // per vector of a period and lane, its input from there on
+  i64 vectors;
+  T bias;
+  T* out;
+};
+template <typename T>
+using StencilKernel = void (*)(const Stencil<T>&);
+
 struct Run {
   i64 place, length, source;
 };
@@ -51,6 +74,7 @@ struct Kernels {
   int registers;         // accumulators that a tile may use
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
   DotsKernel<T> dots[kDotRows + 1][kDotColumns + 1];
+  StencilKernel<T> stencil;
 
   // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step
   // vectors behind the last may be written (with anything), and as much read behind the sources.

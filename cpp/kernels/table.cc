@@ -4,6 +4,7 @@
 #include "kernels.h"
 #include "panel.h"
 #include "product.h"
+#include "stencil.h"
 
 namespace upscore::UPSCORE_ISA {
 namespace {
@@ -20,6 +21,7 @@ Kernels<T> table() {
   fill_products<T, 1, 1>(k);
   fill_dots<T, 1, 1>(k);
   k.interleave = interleave<T>;
+  k.stencil = stencil<T>;
   k.stream = stream<T>;
   k.copy_runs = copy_runs<T>;
   return k;

@@ -1,0 +1,151 @@
+#include "channelwise.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "plan.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kTableBytes = 256 << 10;  // of weights per channel
+constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
+constexpr i64 kSerialWork = 1 << 17;    // outputs below which waking another thread costs more
+
+}  // namespace
+
+template <typename T>
+std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w) {
+  if (!layer.transposed || layer.rows != 1 || layer.cols != 1) return std::nullopt;
+  const i64 lanes = kernels.lanes, step = layer.stride[2];
+  const std::vector<AxisPhase> across = axis_residues(layer.kernel[2], step, layer.dilation[2], true);
+  Channelwise c;
+  c.layer_ = layer;
+  c.kernels_ = &kernels;
+  c.period_ = std::lcm(step / std::gcd(step, lanes), i64{kStencilVectors});
+  c.shift_ = across[0].offset;
+  const i64 wide = c.period_ * lanes;
+  const i64 shifts = static_cast<i64>(c.shift_.size());
+  c.channel_size_ = layer.kernel[0] * layer.kernel[1] * shifts * wide;
+  if (c.channel_size_ * static_cast<i64>(sizeof(T)) > kTableBytes) return std::nullopt;
+  for (i64 part = 0; part < c.period_; ++part) {
+    c.first_.push_back(part * lanes / step);
+    for (i64 lane = 0; lane < lanes; ++lane)
+      c.index_.push_back(static_cast<LaneIndex<T>>((part * lanes + lane) / step - part * lanes / step));
+  }
+
+  const auto down = axis_residues(layer.kernel[1], layer.stride[1], layer.dilation[1], false);
+  const auto deep = axis_residues(layer.kernel[0], layer.stride[0], layer.dilation[0], false);
+  c.weights_.reserve(static_cast<std::size_t>(layer.groups * c.channel_size_));
+  for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
+    i64 begin = 0;
+    for (const AxisPhase& z : deep)
+      for (const AxisPhase& y : down) {
+        RowPhase phase{{}, begin};
+        for (std::size_t iz = 0; iz < z.tap.size(); ++iz)
+          for (std::size_t iy = 0; iy < y.tap.size(); ++iy) {
+            phase.taps.push_back({z.offset[iz], y.offset[iy]});
+            const T* row = w + (z.tap[iz] * layer.kernel[1] + y.tap[iy]) * layer.kernel[2];
+            for (std::size_t j = 0; j < c.shift_.size(); ++j)
+              for (i64 e = 0; e < wide; ++e) {
+                const int tap = across[static_cast<std::size_t>(e % step)].tap[j];
+                c.weights_.push_back(tap < 0 ? T(0) : row[tap]);
+              }
+            begin += shifts * wide;
+          }
+        if (channel == 0) c.phases_.push_back(std::move(phase));
+      }
+  }
+  return c;
+}
+
+template <typename T>
+void Channelwise<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
+  const i64 images = call.batch * layer_.groups, all_rows = call.out[0] * call.out[1];
+  if (images * all_rows * call.out[2] < kSerialWork) threads = 1;
+  const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images), 1, all_rows);
+  parallel_for(images * blocks, threads, [&](i64 task) {
+    const i64 image = task / blocks, block = task % blocks, channel = image % layer_.groups;
+    rows(call, image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks,
+         bias ? bias[channel] : T(0), x, y);
+  });
+}
+
+// Output rows [first, last), counted over both leading axes, of one image.
+template <typename T>
+void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x,
+                          T* y) const {
+  const i64 lanes = kernels_->lanes, step = layer_.stride[2];
+  // Along the row, outputs are counted from the last multiple of the stride at or before its first.
+  const i64 q = floor_div(call.lo[2], step), lead = call.lo[2] - q * step;
+  const i64 vectors = ceil_div(lead + call.out[2], lanes * kStencilVectors) * kStencilVectors;
+  const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
+  const i64 from = q + *low, to = q + *high + (vectors * lanes - 1) / step + lanes;  // inputs that are read
+  const i64 pitch = to - from + 1;
+  const i64 skip = std::clamp<i64>(-from, 0, pitch), stop = std::clamp<i64>(call.in[2] - from, skip, pitch);
+
+  const auto taps = static_cast<std::size_t>(layer_.kernel[0] * layer_.kernel[1]);
+  T* out = scratch<T>(static_cast<std::size_t>(vectors * lanes) + taps * static_cast<std::size_t>(pitch));
+  T* copies = out + vectors * lanes;
+  std::vector<const T*> inputs;
+  std::vector<i64> held(taps, -1);  // which input row a copy holds; rows are found again by their number
+  const bool stream = call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] *
+                          static_cast<i64>(sizeof(T)) > kStreamBytes;
+
+  Stencil<T> s;
+  s.step = step;
+  s.period = period_;
+  s.period_inputs = period_ * lanes / step;
+  s.first = first_.data();
+  s.index = index_.data();
+  s.vectors = vectors;
+  s.bias = bias;
+  s.out = out;
+  for (i64 row = first; row < last; ++row) {
+    const i64 z = row / call.out[1] + call.lo[0], yy = row % call.out[1] + call.lo[1];
+    const i64 qz = floor_div(z, layer_.stride[0]), qy = floor_div(yy, layer_.stride[1]);
+    const RowPhase& phase = phases_[static_cast<std::size_t>((z - qz * layer_.stride[0]) * layer_.stride[1] + yy -
+                                                             qy * layer_.stride[1])];
+    inputs.clear();
+    for (std::size_t t = 0; t < phase.taps.size(); ++t) {
+      const i64 iz = qz + phase.taps[t].z, iy = qy + phase.taps[t].y;
+      const bool inside = iz >= 0 && iz < call.in[0] && iy >= 0 && iy < call.in[1];
+      const i64 number = inside ? iz * call.in[1] + iy : -2;
+      T* copy = copies + static_cast<i64>(t) * pitch;
+      if (held[t] != number) {
+        held[t] = number;
+        if (inside) {
+          const T* source = x + image * call.in[0] * call.in[1] * call.in[2] + number * call.in[2];
+          std::fill_n(copy, skip, T(0));
+          std::copy(source + from + skip, source + from + stop, copy + skip);
+          std::fill_n(copy + stop, pitch - stop, T(0));
+        } else {
+          std::fill_n(copy, pitch, T(0));
+        }
+      }
+      for (i64 shift : shift_) inputs.push_back(copy + shift - *low);
+    }
+    s.x = inputs.data();
+    s.taps = static_cast<i64>(inputs.size());
+    s.w = weights_.data() + channel * channel_size_ + phase.weights;
+    kernels_->stencil(s);
+    T* dst = y + (image * call.out[0] * call.out[1] + row) * call.out[2];
+    if (stream)
+      kernels_->stream(out + lead, call.out[2], dst);
+    else
+      std::copy_n(out + lead, call.out[2], dst);
+  }
+}
+
+template <typename T>
+std::string Channelwise<T>::why() const {
+  return "transposed convolution: channels do not mix, so every output row is computed along its lanes, " +
+         std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once";
+}
+
+template class Channelwise<float>;
+template class Channelwise<double>;
+
+}  // namespace upscore
