@@ -110,12 +110,12 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} pictures in the file")
+    raw_mode = _raw_mode(image)  # asked first: getexif may decode, and then it is gone
     exif = image.getexif()
     orientation = exif.get(_ORIENTATION, 1)
     icc = image.info.get("icc_profile")
     low = None
     bits = 8
-    raw_mode = _raw_mode(image)
     if image.mode in ("RGB", "RGBA") and ";16" in raw_mode and "transparency" not in image.info:
         with Image.open(path) as again:
             suffix = raw_mode[raw_mode.index(";16") :]

@@ -36,14 +36,12 @@ def upscale_rows(
     ycbcr = rgb_to_ycbcr(planes[:3]) if colours == 3 else (16 + 219 * planes[:1]) / 255
     luma = tiles.upscale_band(network, ycbcr[0], top, bottom, first)
     others = np.concatenate([ycbcr[1:], planes[colours:]])
-    if len(others):
-        others = bicubic.resize_axis(
-            others, 1, height, factor * height, first=first, start=factor * top, stop=factor * bottom
-        )
-        others = bicubic.resize_axis(others, 2, width, factor * width)
+    others = bicubic.resize_axis(
+        others, 1, height, factor * height, first=first, start=factor * top, stop=factor * bottom
+    )
+    others = bicubic.resize_axis(others, 2, width, factor * width)
     if colours == 3:
-        large = ycbcr_to_rgb(np.concatenate([luma[None], others[:2]]))
-        others = others[2:]
+        large, others = ycbcr_to_rgb(np.concatenate([luma[None], others[:2]])), others[2:]
     else:
         large = (255 * luma[None] - 16) / 219
     return np.concatenate([large, others]).clip(0, 1).astype(np.float32, copy=False)

@@ -24,6 +24,9 @@ __all__ = ["SUFFIXES", "Format", "Writer", "depth_of", "open_writer"]
 _LEVEL = 4
 """Of zlib: twice as fast as the usual 6, files about two per cent larger."""
 
+_LARGEST_TIFF = 4_000_000_000
+"""Bytes of pixels from which on a TIFF is a BigTIFF: offsets have 32 bits, and noise does not shrink."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -107,7 +110,7 @@ class TiffWriter:
 
     def __init__(self, file: BinaryIO, form: Format) -> None:
         self.file, self.form = file, form
-        self.big = form.width * form.height * form.channels * form.bits // 8 > 4_000_000_000
+        self.big = form.width * form.height * form.channels * form.bits // 8 > _LARGEST_TIFF
         self.word = "<Q" if self.big else "<I"
         self.strips: list[tuple[int, int]] = []
         self.rows_per_strip = 0
