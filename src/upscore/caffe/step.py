@@ -77,10 +77,7 @@ class Step:
         inputs, outputs = self._compute(blobs)
         taken = {t.untyped_storage().data_ptr() for t in (*inputs, *self.module.blobs)}
         for name, output in zip(self.tops, outputs, strict=True):
-            storage = output.untyped_storage()
-            own = storage.data_ptr() not in taken and storage.nbytes() == output.numel() * output.element_size()
-            taken.add(storage.data_ptr())
-            blobs[name].take(output, own=own)
+            blobs[name].take(output, own=_is_new(output, taken))
         if self.runs_backward:
             self._saved = inputs, outputs
         return sum(w * float(blobs[t].tensor.sum()) for t, w in zip(self.tops, self.loss_weights, strict=True) if w)
@@ -123,25 +120,30 @@ class Step:
             found = torch.autograd.grad(
                 [o for o, _ in follow],
                 wanted,
-                # A copy, as the diff that a layer in place overwrites is the one that it reads.
-                [g.clone() if self.bottoms and set(self.bottoms) & set(self.tops) else g for _, g in follow],
+                [g for _, g in follow],
                 retain_graph=True,
                 allow_unused=True,
             )
         names = [name for name, want in zip(self.bottoms, self.wants, strict=True) if want]
-        for name, value, gradient in zip(names, bottoms, found, strict=False):
-            _write(blobs[name], torch.zeros_like(value) if gradient is None else gradient, add=name in written)
+        taken = {g.untyped_storage().data_ptr() for g in gradients}
+        for name, value, answer in zip(names, bottoms, found, strict=False):
+            gradient = torch.zeros_like(value) if answer is None else answer
+            if name in written:
+                blobs[name].gradient.add_(gradient)
+            else:
+                blobs[name].take_gradient(gradient, own=_is_new(gradient, taken))
             written.add(name)
-        for blob, gradient in zip(parameters, found[len(bottoms) :], strict=True):
-            if gradient is not None:
-                blob.gradient.add_(gradient)
+        for blob, answer in zip(parameters, found[len(bottoms) :], strict=True):
+            if answer is not None:
+                blob.gradient.add_(answer)
 
 
-def _write(blob: Blob, gradient: Tensor, *, add: bool) -> None:
-    if add:
-        blob.gradient.add_(gradient)
-    else:
-        blob.take_gradient(gradient)
+def _is_new(value: Tensor, taken: set[int]) -> bool:
+    """Whether no other tensor has the memory of this one; its storage is then ``taken`` too."""
+    storage = value.untyped_storage()
+    new = storage.data_ptr() not in taken and storage.nbytes() == value.numel() * value.element_size()
+    taken.add(storage.data_ptr())
+    return new
 
 
 def plan_backward(steps: Sequence[Step], *, force: bool) -> None:
