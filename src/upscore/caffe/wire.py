@@ -55,7 +55,8 @@ class Floats:
         """All of them as float32: a view of the file where one packed field holds them."""
         if len(self.parts) == 1 and self.parts[0].dtype == np.dtype("<f4"):
             return self.parts[0]  # type: ignore[return-value]
-        return np.concatenate([p.astype(np.float32) for p in self.parts] or [np.zeros(0, np.float32)])
+        with np.errstate(over="ignore"):  # a double beyond float32 is infinity there
+            return np.concatenate([p.astype(np.float32) for p in self.parts] or [np.zeros(0, np.float32)])
 
 
 class Reader:
