@@ -65,7 +65,7 @@ class _MaxUnpool(torch.nn.modules.pooling._MaxUnpoolNd):
             return usual
         if not isinstance(output_size, int):
             wanted = tuple(output_size)
-            output_size = wanted[len(wanted) - rank :] if len(wanted) == x.dim() else wanted
+            output_size = wanted[-rank:] if len(wanted) in (x.dim(), rank + 2) else wanted
         size = per_axis("output_size", output_size, rank, least=1)
         if any(abs(m - u) >= si for m, u, si in zip(size, usual, s, strict=True)):
             expected = f"sizes less than the stride {s} away from {usual}"

@@ -1,0 +1,195 @@
+"""Packed weights: used again, and never when they are stale."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upscore import cpu, nn
+from upscore.geometry import Geometry
+from upscore.nn import functional, packing
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept() -> Any:
+    nn.forget()
+    yield
+    nn.forget()
+
+
+def packed_count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows whenever weights are packed."""
+    made: list[int] = []
+    original = packing.Packed
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        made.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(packing, "Packed", counting)
+    return made
+
+
+def exact(layer: Any, x: Tensor) -> Tensor:
+    return F.conv_transpose2d(x, layer.weight, layer.bias, layer.stride)
+
+
+def test_packed_once_for_inference_and_each_time_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = packed_count(monkeypatch)
+    layer = nn.ConvTranspose2d(2, 3, (3, 2), stride=2)
+    with torch.no_grad():
+        for size in (3, 3, 5):
+            layer(torch.randn(1, 2, size, 4))
+    assert len(made) == 1
+    layer(torch.randn(1, 2, 3, 4))
+    layer(torch.randn(1, 2, 3, 4))
+    assert len(made) == 3
+
+
+CHANGES = {
+    "in place": lambda w: w.mul_(2),
+    "one element": lambda w: w[0, 0, 0, 0].fill_(7),
+    "through data": lambda w: w.data.neg_(),
+    "through NumPy": lambda w: w.detach().numpy().fill(3),
+    "other memory": lambda w: setattr(w, "data", torch.randn_like(w)),
+    "optimizer": lambda w: _step(w),
+    "foreach": lambda w: torch._foreach_add_([w], 1.0),
+    "copy": lambda w: w.copy_(torch.randn_like(w)),
+}
+
+
+def _step(w: Tensor) -> None:
+    w.grad = torch.ones_like(w)
+    torch.optim.AdamW([w], 0.1, fused=True).step()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("channels", [(2, 3), (64, 40)])  # sampled whole, and in part
+@pytest.mark.parametrize("last", [False, True])
+def test_changes_are_noticed(change: str, channels: tuple[int, int], last: bool) -> None:
+    layer = nn.ConvTranspose2d(*channels, (3, 2), stride=2)
+    if last:
+        layer = layer.to(memory_format=torch.channels_last)
+    x = torch.randn(1, channels[0], 3, 4)
+    with torch.no_grad():
+        before = layer(x)
+        CHANGES[change](layer.weight)
+        after = layer(x)
+        assert not torch.equal(before, after)
+        torch.testing.assert_close(after, exact(layer, x))
+
+
+def test_changes_of_the_bias_are_noticed() -> None:
+    layer = nn.ConvTranspose2d(2, 3, 2)
+    x = torch.zeros(1, 2, 3, 4)
+    with torch.no_grad():
+        for bias in (torch.ones(3), torch.arange(3.0), None, torch.ones(3)):
+            layer.bias = None if bias is None else torch.nn.Parameter(bias)
+            torch.testing.assert_close(layer(x), exact(layer, x))
+        layer.bias.data.mul_(5)  # type: ignore[union-attr]
+        torch.testing.assert_close(layer(x), exact(layer, x))
+
+
+def test_a_weight_at_the_same_address_is_another_weight() -> None:
+    x = torch.ones(1, 1, 1)
+    with torch.no_grad():
+        for value in range(50):
+            w = torch.full((1, 1, 3), float(value))
+            assert functional.conv_transpose1d(x, w)[0, 0, 0] == value
+            del w
+
+
+def test_freed_with_the_weights() -> None:
+    layer = nn.ConvTranspose2d(2, 3, 2)
+    with torch.no_grad():
+        layer(torch.zeros(1, 2, 3, 4))
+    (entry,) = packing._entries.values()
+    packed = weakref.ref(next(iter(entry.packed.values()))[2])
+    del entry, layer
+    gc.collect()
+    assert packing._entries == {}
+    assert packed() is None
+
+
+def test_shared_weights_at_two_strides_are_packed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = packed_count(monkeypatch)
+    w, x = torch.randn(2, 3, 4), torch.randn(1, 2, 5)
+    with torch.no_grad():
+        for _ in range(3):
+            for stride in (1, 2):
+                torch.testing.assert_close(
+                    functional.conv_transpose1d(x, w, stride=stride), F.conv_transpose1d(x, w, stride=stride)
+                )
+    assert len(made) == 2
+
+
+def test_packed_for_the_active_instruction_set() -> None:
+    w = torch.randn(2, 3, 4)
+    active = cpu.active()
+    try:
+        for isa in cpu.available():
+            cpu.force(isa)
+            functional.conv_transpose1d(torch.randn(1, 2, 5), w, stride=2)
+            packed = packing.pack(w, None, Geometry(4, 2), 1, keep=True)
+            assert packed.why(1, Geometry(4, 2), (5,), (12,)).startswith(isa)
+    finally:
+        cpu.force(active)
+
+
+def test_forget_drops_one_or_all() -> None:
+    weights = [torch.randn(1, 1, 2) for _ in range(3)]
+    for w in weights:
+        functional.conv_transpose1d(torch.ones(1, 1, 2), w)
+    nn.forget(weights[0])
+    assert set(packing._entries) == {id(w) for w in weights[1:]}
+    nn.forget(weights[0])
+    nn.forget()
+    assert packing._entries == {}
+
+
+def test_threads_that_share_a_layer() -> None:
+    layer = nn.ConvTranspose2d(8, 8, 4, stride=2)
+    x = torch.randn(1, 8, 6, 5)
+    with torch.no_grad():
+        wanted = exact(layer, x)
+    failures: list[str] = []
+
+    def work() -> None:
+        with torch.no_grad():
+            for turn in range(50):
+                if turn % 10 == 0:
+                    nn.forget(layer.weight)
+                if not torch.allclose(layer(x), wanted, atol=1e-5):
+                    failures.append("wrong")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_weights_in_half_precision() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        layer = nn.ConvTranspose2d(2, 3, 2, dtype=dtype)
+        x = torch.ones(1, 2, 3, 4, dtype=dtype)
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(layer(x), exact(layer.float(), x.float()).to(dtype))
+                layer.to(dtype).weight.data.mul_(2)
+
+
+def test_weights_that_are_not_in_one_piece() -> None:
+    whole = torch.randn(4, 3, 5)
+    w, x = whole[::2, :, 1:4], torch.randn(1, 2, 5)
+    for _ in range(2):
+        torch.testing.assert_close(functional.conv_transpose1d(x, w), F.conv_transpose1d(x, w))
+        whole.mul_(2)
