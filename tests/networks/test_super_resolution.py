@@ -11,6 +11,7 @@ from torch import nn
 from upscore import networks
 from upscore.networks import bicubic
 from upscore.networks.super_resolution import SuperResolution
+from upscore.nn import ConvTranspose2d
 
 NETWORK = networks.find("upscale-x2")
 
@@ -18,7 +19,7 @@ NETWORK = networks.find("upscale-x2")
 def test_one_transposed_convolution_and_few_parameters() -> None:
     network = SuperResolution()
     assert sum(parameter.numel() for parameter in network.parameters()) <= 15_000
-    (upsampling,) = (m for m in network.modules() if isinstance(m, nn.ConvTranspose2d))
+    (upsampling,) = (m for m in network.modules() if isinstance(m, ConvTranspose2d))
     assert upsampling.stride == (2, 2)
     assert min(upsampling.kernel_size) >= 4
 

@@ -6,7 +6,7 @@ FSRCNN, Dong, Loy, Tang 2016, arXiv:1608.00367, with thinner and deeper features
 as bicubic interpolation and its kernels for the features start with the same weights in all phases, so that
 training begins without a checkerboard; all of it is learned.
 
-Every convolution is *valid*: it sees real pixels only. The picture is extended once, at the start, by ``HALO``
+Every convolution is *valid*: it sees real pixels only. The picture is extended once, at the start, by ``halo``
 pixels of its border. A tile cut from the middle, with its true neighbours for a halo, therefore has
 the same output as the same place in the whole picture: seams are exact by construction.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from upscore.networks import bicubic
+from upscore.nn import ConvTranspose2d
 
 __all__ = ["SuperResolution"]
 
@@ -48,7 +49,7 @@ class SuperResolution(nn.Module):
         self.act = nn.PReLU(channels)
         self.body = nn.Sequential(*(Block(channels) for _ in range(depth)))
         # Padding 3 would make 2n outputs of n inputs; 4 more take away those that lack one of their 4 inputs.
-        self.upscore = nn.ConvTranspose2d(channels + 1, 1, 8, stride=2, padding=3 + 4)
+        self.upscore = ConvTranspose2d(channels + 1, 1, 8, stride=2, padding=3 + 4)
         self._initialise()
 
     @torch.no_grad()
