@@ -149,6 +149,7 @@ def seeds() -> list[tuple[str, bytes, Callable[[Path], None]]]:
 
     from upscore.caffe import caffemodel, hdf5, prototxt, schema, weights
     from upscore.caffe.graph import Graph
+    from upscore.caffe.net import Net
 
     tiny = (GOLDEN / "tiny_unet.prototxt").read_text()
     graph = Graph(prototxt.read(tiny, schema.NetParameter()))
@@ -157,6 +158,7 @@ def seeds() -> list[tuple[str, bytes, Callable[[Path], None]]]:
         param = prototxt.read(path, schema.NetParameter(), lenient=path.stat().st_size % 2 == 0)
         Graph(param, device="meta")
         Graph(param, max_bytes=8 << 20)
+        Net(param, schema.TEST)
 
     def model(path: Path) -> None:
         weights.read(path)

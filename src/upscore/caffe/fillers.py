@@ -37,13 +37,13 @@ def _constant(blob: Tensor, filler: Any) -> None:
 
 
 def _uniform(blob: Tensor, filler: Any) -> None:
-    if filler.min > filler.max:
+    if not (filler.min <= filler.max and math.isfinite(filler.max - filler.min)):
         raise FileFormatError(f"uniform filler: expected min <= max, got min {filler.min} and max {filler.max}")
     blob.uniform_(filler.min, filler.max)
 
 
 def _gaussian(blob: Tensor, filler: Any) -> None:
-    if filler.std < 0:
+    if not 0 <= filler.std < math.inf:
         raise FileFormatError(f"gaussian filler: expected std >= 0, got {filler.std}")
     blob.normal_(filler.mean, filler.std)
     if filler.sparse >= 0:

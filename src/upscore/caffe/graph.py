@@ -26,7 +26,7 @@ from upscore.errors import ArgumentError
 
 __all__ = ["Graph", "Layer"]
 
-_MAX_BYTES = 4 << 30
+_MAX_BYTES = 2 << 30
 
 
 @dataclass
