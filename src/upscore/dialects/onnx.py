@@ -7,8 +7,9 @@ takes part in that computation but adds nothing to ``output_shape``. Weights are
 flipped.
 
 Opsets below 11 state the rule for the odd position the other way round; ONNX Runtime computes every opset as
-opset 11 says, and so does this file. Where positions would have to be added, engines differ (ONNX Runtime leaves
-SAME shorter, the reference evaluator shifts), so ``read`` refuses.
+opset 11 says, and so does this file. An ``output_shape`` up to a stride beyond what the taps reach adds the rest at
+the end. SAME with a kernel below the stride would have to add positions, and engines differ (ONNX Runtime leaves
+the output shorter), so ``read`` refuses it.
 
 Sources: the ONNX operator schemas, onnx.reference, and ONNX Runtime's results.
 """
@@ -130,12 +131,14 @@ def _crop(plain: Geometry, said: Parameters, more: tuple[int, ...], input_size: 
     else:
         totals = [e + p - s for e, p, s in zip(plain.extent, more, plain.stride, strict=True)]
     crop = []
-    for total, p in zip(totals, more, strict=True):
-        if total < 0:
+    for total, p, s in zip(totals, more, plain.stride, strict=True):
+        if total < 0 and (not wanted or total <= -s):
             name = "output_shape" if wanted else "auto_pad"
-            expected = "computed pads of at least 0 (engines disagree about negative ones)"
-            raise ArgumentError(name, expected, total, f"pads and output_padding={p - total}")
-        begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            expected = "nothing to add for SAME (engines disagree)"
+            if wanted:
+                expected = f"less than the stride {s} beyond all that the taps reach"
+            raise ArgumentError(name, expected, f"{-total} to add", f"pads and output_padding={p - total}")
+        begin = 0 if total < 0 else total // 2 if auto == "SAME_UPPER" else total - total // 2
         crop.append((begin, total - begin - p))
     return tuple(crop)
 

@@ -1,7 +1,8 @@
 """OpenVINO's ``ConvolutionBackpropData`` and ``GroupConvolutionBackpropData``.
 
 ``m = s(n - 1) + d(k - 1) + 1 - pads_begin - pads_end + output_padding``. The optional input ``output_shape`` sets the
-spatial size: with ``auto_pad`` explicit the begin stays and the end gives way; with ``same_upper`` the larger half of
+spatial size: with ``auto_pad`` explicit the begin stays and the end gives way (in the grouped operation the begin
+does not count either: everything is cut at the end); with ``same_upper`` the larger half of
 what is cut goes **before**, with ``same_lower`` after: the other way round than ONNX. What would have to be added is
 added at the end. Without ``output_shape``, every ``auto_pad`` but explicit means no padding. Weights are
 ``(C_in, C_out, *K)``, with groups ``(G, C_in / G, C_out / G, *K)``, not flipped.
@@ -96,8 +97,10 @@ def read(
         m = per_axis("output_shape", tuple(parameters["output_shape"])[-rank:], rank, least=1)
         if auto in ("same_upper", "same_lower"):
             cut = [f - mi for f, mi in zip(geometry.output_size(input_size), m, strict=True)]
-            before = [max(c - c // 2 if auto == "same_upper" else c // 2, 0) for c in cut]
-            geometry = Geometry(plain.kernel, plain.stride, plain.dilation, tuple((lo, 0) for lo in before))
+            begin = tuple(max(c - c // 2 if auto == "same_upper" else c // 2, 0) for c in cut)
+        elif groups > 1:
+            begin = (0,) * rank
+        geometry = Geometry(plain.kernel, plain.stride, plain.dilation, tuple((lo, 0) for lo in begin))
         geometry = geometry.with_output_size(input_size, m)
     return build(geometry, found, c_in=c_in, c_out=parameters.get("filters"), groups=groups, has_bias=False)
 
