@@ -264,6 +264,15 @@ def test_initial_weights(write, tmp_path):
     assert solver.test_nets[0].params["ip"][0].data.tolist() == [[1, 2, 3]]
 
 
+def test_input_shapes_that_the_nets_do_not_say(write, tmp_path):
+    text = NET.replace('type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } }', 'type: "Data" top: "x"')
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(ArgumentError, match="input_shapes: expected a shape for 'x'"):
+        caffe.get_solver(write(""))
+    solver = caffe.get_solver(write("test_iter: 1 test_interval: 1"), input_shapes={"x": (2, 5)})
+    assert [net.blobs["x"].shape for net in (solver.net, *solver.test_nets)] == [(2, 5)] * 2
+
+
 def test_every_type_has_its_class(write):
     for kind in ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"):
         path = write(f"type: '{kind}'")

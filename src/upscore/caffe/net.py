@@ -6,6 +6,7 @@ layers read one blob, this net has the layers and blobs of its prototxt and no o
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,17 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from upscore.caffe import hdf5, prototxt, schema
+from upscore.caffe import data_layers, hdf5, prototxt, schema
 from upscore.caffe.blob import Blob, ParameterBlob
 from upscore.caffe.caffemodel import LayerWeights
+from upscore.caffe.data_layers import Arrays
 from upscore.caffe.graph import Graph, Layer
 from upscore.caffe.modules import TABLE
+from upscore.caffe.net_state import filter_layers
 from upscore.caffe.step import Step, plan_backward
+from upscore.caffe.upgrade import upgrade
 from upscore.errors import ArgumentError
 
 __all__ = ["Net", "layer_type_list"]
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def layer_type_list() -> list[str]:
@@ -34,6 +36,9 @@ def layer_type_list() -> list[str]:
 
 class Net:
     """A net in one phase, with memory for every blob.
+
+    Layers of type HDF5Data, ImageData, ImageSegData and DenseImageData read their ``source`` where that file exists
+    (:mod:`upscore.caffe.data_layers`); other data layers are blobs to fill.
 
     ``Net(prototxt, phase)``, ``Net(prototxt, caffemodel, phase)`` and ``Net(prototxt, phase, weights=caffemodel)``
     are the same thing, with and without weights.
@@ -85,7 +90,9 @@ class Net:
         param = network_file
         if isinstance(param, (str, os.PathLike)):
             param = prototxt.read(param, schema.NetParameter())
-        self._graph = Graph(param, phase, level=level, stages=stages or (), input_shapes=input_shapes, run_python=True)
+        self._sources, shapes = _sources(filter_layers(upgrade(param), phase, level, stages or ()), phase)
+        shapes.update(input_shapes or {})
+        self._graph = Graph(param, phase, level=level, stages=stages or (), input_shapes=shapes, run_python=True)
         self.blobs: OrderedDict[str, Blob] = OrderedDict()
         self.layers = [self._step(layer) for layer in self._graph.layers]
         self._layer_names = [step.name for step in self.layers]
@@ -100,7 +107,6 @@ class Net:
         for step in self.layers:
             self.blob_loss_weights.update(zip(step.tops, step.loss_weights, strict=True))
         self.learnable = self._learnable()
-        self._arrays: Iterator[Arrays] | None = None
         plan_backward(self.layers, force=self._graph.param.force_backward)
         for step in self.layers:
             step.start_losses(self.blobs)
@@ -175,9 +181,11 @@ class Net:
 
     def _forward(self, start_ind: int, end_ind: int) -> float:
         """Run the layers with these numbers, both included; returns the loss of the layers that ran."""
-        if self._arrays is not None and start_ind == 0:
-            for name, value in next(self._arrays).items():
-                self.blobs[name].data[...] = value
+        for index, source in self._sources.items():
+            if start_ind <= index <= end_ind:
+                for name, value in next(source).items():
+                    self.blobs[name].reshape(*value.shape)
+                    self.blobs[name].data[...] = value
         return sum(step.forward(self.blobs) for step in self.layers[start_ind : end_ind + 1])
 
     def forward_loss(self) -> float:
@@ -242,7 +250,7 @@ class Net:
         if not len(values[0]) or len(values[0]) % size or len(values[1]) != len(values[0]):
             got = f"{len(values[0])} items and {len(values[1])} labels"
             raise ArgumentError("data", f"a multiple of the batch size {size}, as many labels", got, f"{size} items")
-        self._arrays = _endless(dict(zip(first.tops, values, strict=False)), size)
+        self._sources[0] = _endless(dict(zip(first.tops, values, strict=False)), size)
 
     # Backward.
 
@@ -355,6 +363,19 @@ class Net:
                 got = f"shape {value.shape}"
                 raise ArgumentError(name, f"a batch for a blob of shape {blob.shape}", got, "net.blobs[...].reshape")
             (blob.diff if diff else blob.data)[...] = value
+
+
+def _sources(net: Any, phase: int) -> tuple[dict[int, Iterator[Arrays]], dict[str, Sequence[int]]]:
+    """The data layers that read, by their place in the net, and the shapes of their tops."""
+    sources: dict[int, Iterator[Arrays]] = {}
+    shapes: dict[str, Sequence[int]] = {}
+    for index, layer in enumerate(net.layer):
+        found = data_layers.batches(layer, phase)
+        if found is not None:
+            first = next(found)
+            shapes.update((name, value.shape) for name, value in first.items())
+            sources[index] = itertools.chain([first], found)
+    return sources, shapes
 
 
 def _padded(value: NDArray[Any], size: int) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +55,7 @@ class Solver:
     Args:
         solver_file: the solver prototxt, a path or the text itself. Nets that it names are looked for from the
             working directory, then beside the file.
+        input_shapes: as in :class:`upscore.caffe.Net`, for train and test nets alike.
 
     Attributes:
         net: the train net (:class:`upscore.caffe.Net`).
@@ -68,7 +69,10 @@ class Solver:
 
     type: ClassVar[str]
 
-    def __init__(self, solver_file: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, solver_file: str | os.PathLike[str], *, input_shapes: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self._input_shapes = input_shapes
         self.param = upgrade_solver(prototxt.read(solver_file, schema.SolverParameter()))
         self._folder = Path(solver_file).parent if Path(solver_file).is_file() else Path()
         if self.param.snapshot_diff:
@@ -132,7 +136,8 @@ class Solver:
         state = schema.NetState(phase=phase)
         state.MergeFrom(param.state)
         state.MergeFrom(wanted)
-        return Net(param, state.phase, level=state.level, stages=list(state.stage))
+        stages = list(state.stage)
+        return Net(param, state.phase, level=state.level, stages=stages, input_shapes=self._input_shapes)
 
     # Training.
 
@@ -331,8 +336,10 @@ def _refuse_momentum(param: Any, name: str) -> None:
 _SOLVERS = {s.type: s for s in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)}
 
 
-def get_solver(solver_file: str | os.PathLike[str]) -> Solver:
-    """The solver of the ``type`` that the prototxt names.
+def get_solver(
+    solver_file: str | os.PathLike[str], *, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> Solver:
+    """The solver of the ``type`` that the prototxt names; arguments as for :class:`Solver`.
 
     Raises:
         ArgumentError: for a type that does not exist.
@@ -340,4 +347,4 @@ def get_solver(solver_file: str | os.PathLike[str]) -> Solver:
     kind = upgrade_solver(prototxt.read(solver_file, schema.SolverParameter())).type
     if kind not in _SOLVERS:
         raise ArgumentError("type", f"one of {', '.join(_SOLVERS)}", repr(kind), 'type: "SGD"')
-    return _SOLVERS[kind](solver_file)
+    return _SOLVERS[kind](solver_file, input_shapes=input_shapes)
