@@ -21,6 +21,7 @@
 #include "pack.h"
 #include "scratch.h"
 #include "threads.h"
+#include "weight_gradient.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -132,7 +133,7 @@ class Plan {
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups));
-    pack_weights(layer_, packing_, w.data(), weights_.data());
+    pack_weights(layer_, packing_, thread_count(), w.data(), weights_.data());
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads) {

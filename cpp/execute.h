@@ -14,12 +14,6 @@ template <typename T>
 void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);
 
-// grad_w (groups*cols, rows, taps) of a transposed layer with input x (batch, groups*cols, *in) and
-// gradient grad_y (batch, groups*rows, *out). Overwrites grad_w.
-template <typename T>
-void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, int threads,
-                     const T* x, const T* grad_y, T* grad_w);
-
 // The transposed convolution as its definition says it, stamp by stamp: for strides so large that a table
 // of phases would not fit. Overwrites y.
 template <typename T>

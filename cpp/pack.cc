@@ -2,30 +2,60 @@
 
 #include <algorithm>
 
+#include "kernels/kernels.h"
+#include "threads.h"
+
 namespace upscore {
 
+namespace {
+
+// The packed weights of one group and one block of rows, in all classes. Columns are the outer loop, because
+// then the weights are read nearly in the order in which they lie.
 template <typename T>
-void pack_weights(const Layer& layer, const Packing& packing, const T* w, T* packed) {
+void pack_rows(const Layer& layer, const Packing& packing, i64 first, i64 phases, const T* w, T* packed) {
   const i64 taps = layer.taps();
   const i64 row_stride = layer.transposed ? taps : layer.cols * taps;
   const i64 column_stride = layer.transposed ? layer.rows * taps : taps;
-  for (i64 g = 0; g < layer.groups; ++g, w += layer.rows * layer.cols * taps)
-    for (i64 column0 = 0; column0 < layer.cols; column0 += packing.columns) {
-      const i64 column1 = std::min(column0 + packing.columns, layer.cols);
-      for (const PhaseClass& c : packing.classes)
-        for (i64 first = 0, rows = layer.rows * c.phases; first < rows; first += packing.tile_rows) {
-          const i64 last = std::min(first + packing.tile_rows, rows);
-          for (i64 place = 0; place < c.taps; ++place)
-            for (i64 column = column0; column < column1; ++column)
-              for (i64 row = first; row < last; ++row) {
-                const i64 tap = c.tap[static_cast<std::size_t>(row % c.phases * c.taps + place)];
-                *packed++ = tap < 0 ? T(0) : w[row / c.phases * row_stride + column * column_stride + tap];
-              }
+  const i64 height = std::min<i64>(packing.tile_rows, layer.rows * phases - first);
+  const T* source[kMaxTileRows];
+  for (i64 column = 0; column < layer.cols; ++column) {
+    const i64 block = column / packing.columns * packing.columns;
+    const i64 columns = std::min(packing.columns, layer.cols - block);
+    for (i64 r = 0; r < height; ++r)
+      source[r] = w + (first + r) / phases * row_stride + column * column_stride;
+    for (const PhaseClass& c : packing.classes) {
+      T* to = packed + block * packing.per_column + (c.weights + first * c.taps) * columns + (column - block) * height;
+      if (phases == 1) {
+        for (i64 place = 0; place < c.taps; ++place, to += columns * height) {
+          const i64 tap = c.tap[static_cast<std::size_t>(place)];
+          for (i64 r = 0; r < height; ++r) to[r] = source[r][tap];
         }
+      } else {
+        for (i64 place = 0; place < c.taps; ++place, to += columns * height)
+          for (i64 r = 0; r < height; ++r) {
+            const i64 tap = c.tap[static_cast<std::size_t>((first + r) % phases * c.taps + place)];
+            to[r] = tap < 0 ? T(0) : source[r][tap];
+          }
+      }
     }
+  }
 }
 
-template void pack_weights<float>(const Layer&, const Packing&, const float*, float*);
-template void pack_weights<double>(const Layer&, const Packing&, const double*, double*);
+}  // namespace
+
+template <typename T>
+void pack_weights(const Layer& layer, const Packing& packing, int threads, const T* w, T* packed) {
+  const i64 phases = packing.classes[0].phases, blocks = ceil_div(layer.rows * phases, packing.tile_rows);
+  const i64 group = layer.rows * layer.cols * layer.taps();
+  if (layer.groups * group < (1 << 16)) threads = 1;
+  parallel_for(layer.groups * blocks, threads, [&](i64 task) {
+    const i64 g = task / blocks;
+    pack_rows(layer, packing, task % blocks * packing.tile_rows, phases, w + g * group,
+              packed + g * packing.per_column * layer.cols);
+  });
+}
+
+template void pack_weights<float>(const Layer&, const Packing&, int, const float*, float*);
+template void pack_weights<double>(const Layer&, const Packing&, int, const double*, double*);
 
 }  // namespace upscore

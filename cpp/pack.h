@@ -8,6 +8,6 @@ namespace upscore {
 // `w` is (groups * cols, rows, taps) for a transposed layer and (groups * rows, cols, taps) for its
 // adjoint run as the transposed layer's gradient: both are the one array (C_in, C_out / groups, taps).
 template <typename T>
-void pack_weights(const Layer& layer, const Packing& packing, const T* w, T* packed);
+void pack_weights(const Layer& layer, const Packing& packing, int threads, const T* w, T* packed);
 
 }  // namespace upscore

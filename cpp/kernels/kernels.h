@@ -79,6 +79,8 @@ struct Kernels {
   // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step
   // vectors behind the last may be written (with anything), and as much read behind the sources.
   void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess);
+  // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
+  void (*transpose)(const T* src, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;

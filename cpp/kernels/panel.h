@@ -1,6 +1,7 @@
 // Copying inputs into the panels that the products read.
 #pragma once
 
+#include "interleave.h"
 #include "kernels.h"
 #include "vector.h"
 
@@ -42,6 +43,24 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
         for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
       }
     }
+}
+
+// dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
+template <typename T>
+void transpose(const T* src, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch) {
+  constexpr int L = kLanes<T>;
+  for (i64 c = 0; c < channels; c += L, src += L * src_pitch, dst += L) {
+    const i64 count = channels - c < L ? channels - c : L;
+    i64 i = 0;
+    for (; i + L <= length; i += L) {
+      Vector<T> in[L], out[L];
+      for (i64 j = 0; j < L; ++j) in[j] = j < count ? load(src + j * src_pitch + i) : Vector<T>{};
+      zip<T, L>(in, out);
+      for (i64 j = 0; j < L; ++j) store(dst + (i + j) * dst_pitch, out[j]);
+    }
+    for (; i < length; ++i)
+      for (i64 j = 0; j < L; ++j) dst[i * dst_pitch + j] = j < count ? src[j * src_pitch + i] : T(0);
+  }
 }
 
 template <typename T>

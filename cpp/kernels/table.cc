@@ -22,6 +22,7 @@ Kernels<T> table() {
   fill_dots<T, 1, 1>(k);
   k.interleave = interleave<T>;
   k.stencil = stencil<T>;
+  k.transpose = transpose<T>;
   k.stream = stream<T>;
   k.copy_runs = copy_runs<T>;
   return k;

@@ -1,0 +1,36 @@
+// grad_w[ci][co][t] = sum over batch and inputs i of x[ci][i] * grad_y[co][i*stride + t*dilation - lo].
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace upscore {
+
+// grad_w (groups*cols, rows, taps) of a transposed layer with input x (batch, groups*cols, *in) and
+// gradient grad_y (batch, groups*rows, *out). Overwrites grad_w. The cut into tasks, tiles and slices depends
+// on the sizes alone, so the order of additions, and with it the bits, does not depend on the threads.
+template <typename T>
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, int threads, const T* x,
+                     const T* grad_y, T* grad_w);
+
+// One way to compute it: `tasks` independent parts of grad_w, each a sum over `tiles` of positions.
+template <typename T>
+class WeightGradient {
+ public:
+  virtual ~WeightGradient() = default;
+  i64 tasks = 1, tiles = 0;
+  // Adds the tiles [first, last) of a task to grad_w, a whole array of weights.
+  virtual void compute(i64 task, i64 first, i64 last, T* grad_w) const = 0;
+};
+
+template <typename T>
+struct GradientInputs {
+  const Layer& layer;
+  const Call& call;
+  const Kernels<T>& kernels;
+  const T *x, *grad_y;
+
+  i64 in_plane() const { return call.in[0] * call.in[1] * call.in[2]; }
+  i64 out_plane() const { return call.out[0] * call.out[1] * call.out[2]; }
+};
+
+}  // namespace upscore
