@@ -6,7 +6,7 @@ work in place; parameters shared by name; loss weights.
 
 from __future__ import annotations
 
-import fnmatch
+import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -283,7 +283,7 @@ class Graph(nn.Module):
             if layer.name == name:
                 return i
         names = [layer.name for layer in self.layers]
-        near = fnmatch.filter(names, f"*{name[:4]}*")[:5] or names[:5]
+        near = difflib.get_close_matches(name, names, 3) or names[:3]
         raise ArgumentError("layer", "the name of a layer", repr(name), ", ".join(near))
 
     def _hint(self) -> str:
