@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from upscore.cli import dialect_size
 from upscore.cli.numbers import GeometryOptions, in_range
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry, Solution
@@ -18,12 +19,20 @@ Examples:\n
   upscore size --input 16 --kernel 64 --stride 32\n
   upscore size --input 10,12 --kernel 4,3 --stride 2 --padding 1,0:1\n
   upscore size --adjoint --input 227 --kernel 11 --stride 4\n
-  upscore size --solve --input 8 --output 16 --stride 2
+  upscore size --solve --input 8 --output 16 --stride 2\n
+  upscore size --dialect keras --input 16 kernel_size=3 strides=2 padding=same\n
+  upscore size --dialect caffe --solve --input 16 --output 500 --stride 32
 """
 
 
 def size(
     input: Annotated[str, typer.Option(help="Size of the input: 16, or 16,20 (one per axis).")],  # noqa: A002
+    parameters: Annotated[
+        list[str] | None, typer.Argument(help="With --dialect: the layer in that system's words, name=value.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="Show the formula of a system: caffe, keras, pytorch, onnx, ...")
+    ] = None,
     kernel: Annotated[str | None, typer.Option(help="Taps: 64, or 4,3.")] = None,
     stride: Annotated[str, typer.Option(help="Outputs per input.")] = "1",
     padding: Annotated[str | None, typer.Option(help="What is cut: 1, or 1,0:1 (before:after).")] = None,
@@ -40,6 +49,8 @@ def size(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the size that a transposed convolution makes of an input."""
+    if dialect is None and parameters:
+        raise ArgumentError("--dialect", "the system whose parameters these are", None, "--dialect caffe kernel_size=4")
     typed = GeometryOptions(
         rank,
         input=input,
@@ -57,11 +68,17 @@ def size(
         for name, value in {**refused, "--adjoint": adjoint or None}.items():
             if value is not None:
                 raise ArgumentError(name, "nothing, because --solve finds it", value, "--solve --stride 2")
-        _solve(given, typed, max_kernel, as_json)
+        if dialect is not None:
+            dialect_size.solve(dialect, given, typed, max_kernel, as_json)
+        else:
+            _solve(given, typed, max_kernel, as_json)
         return
     for name, extra in (("--output", output), ("--max-kernel", max_kernel)):
         if extra is not None:
             raise ArgumentError(name, "--solve beside it", extra, f"--solve {name} {extra}")
+    if dialect is not None:
+        dialect_size.size(dialect, given, parameters or [], typed, as_json)
+        return
     geometry = typed.geometry()
     reached = in_range("--input", geometry.adjoint_size(given) if adjoint else geometry.output_size(given))
     if as_json:

@@ -25,6 +25,7 @@ from upscore.dialects.translation import (
     Written,
     build,
     plain_axes,
+    say_crop,
     split_symmetric,
     take_weights,
 )
@@ -144,7 +145,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
             "pad",
             "the same amount, at least 0, on both sides of an axis",
             layer.geometry.crop,
-            f"pad {tuple(lo for lo, _ in g.crop)}, then cut {left} (a Crop layer; negative amounts pad)",
+            _closest(layer),
         )
     parameters: dict[str, Any] = {"num_output": layer.c_out, "bias_term": layer.has_bias}
     pad = tuple(lo for lo, _ in g.crop)
@@ -160,6 +161,14 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
         parameters["group"] = layer.groups
     weights = {k: v for k, v in (("weight", layer.weight), ("bias", layer.bias)) if v is not None}
     return Written("caffe", parameters, weights, NORMAL, crop=left)
+
+
+def _closest(layer: Layer) -> str:
+    """A kernel that has nothing to add, a pad, and a Crop layer for the rest."""
+    g, left = split_symmetric(layer.with_zero_taps().geometry)
+    grown = f"a kernel of {g.kernel} whose added taps are 0, " if g.kernel != layer.geometry.kernel else ""
+    rest = f", then a Crop layer to {say_crop(left)}" if any(map(any, left)) else ""
+    return f"{grown}pad {tuple(lo for lo, _ in g.crop)}{rest}"
 
 
 def _fields(parameters: Parameters) -> str:
@@ -188,8 +197,8 @@ def code(layer: Layer) -> str:
 
 def _crop_layer(crop: Crop) -> str:
     if any(amount < 0 for pair in crop for amount in pair):
-        closest = "a larger kernel whose added taps are 0"
-        raise RefusalError(SYSTEM, "pad", "nothing to add around the output", crop, closest)
+        closest = "a larger kernel whose added taps are 0: layer.with_zero_taps()"
+        raise RefusalError(SYSTEM, "pad", "nothing to add around the output", say_crop(crop), closest)
     offsets = "".join(f" offset: {lo}" for lo, _ in crop)
     after = ", ".join(str(hi) for _, hi in crop)
     return (

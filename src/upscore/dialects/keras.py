@@ -38,6 +38,7 @@ from upscore.dialects.translation import (
     plain_axes,
     refuse_groups,
     refuse_rank,
+    say_crop,
     take_weights,
     zero_crop,
 )
@@ -196,7 +197,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
                 "padding",
                 "nothing cut (valid), or halves with the odd position cut after (same)",
                 g.crop,
-                f"padding='valid', output_padding=0, then slice off {g.crop} (negative: pad)",
+                f"padding='valid', output_padding=0, then {say_crop(g.crop)}",
             )
         said, left = ("valid", (0,) * layer.rank), g.crop
     parameters = {

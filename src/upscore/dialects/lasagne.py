@@ -28,6 +28,7 @@ from upscore.dialects.translation import (
     refuse_dilation,
     refuse_groups,
     refuse_rank,
+    say_crop,
     split_symmetric,
     squeeze,
     take_weights,
@@ -113,7 +114,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
                 "crop",
                 "0 <= before - after < stride, before >= 0, on every axis",
                 g.crop,
-                f"crop={tuple(lo for lo, _ in inner.crop)}, then slice off {rest} (negative: pad)",
+                f"crop={tuple(lo for lo, _ in inner.crop)}, then {say_crop(rest)}",
             )
         g, left = inner, rest
     parameters: dict[str, Any] = {

@@ -28,6 +28,7 @@ from upscore.dialects.translation import (
     find_rank,
     plain_axes,
     refuse_rank,
+    say_crop,
     split_symmetric,
     squeeze,
     take_weights,
@@ -138,7 +139,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
                 "padding",
                 "0 <= before - after < max(stride, dilation), before >= 0, on every axis",
                 g.crop,
-                f"padding={tuple(lo for lo, _ in inner.crop)}, then slice off {left} (negative: pad)",
+                f"padding={tuple(lo for lo, _ in inner.crop)}, then {say_crop(left)}",
             )
         said = tuple(lo for lo, _ in inner.crop), (0,) * layer.rank
     parameters = {

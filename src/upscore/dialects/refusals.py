@@ -64,6 +64,6 @@ def reasons_table() -> str:
         for feature, layer in FEATURES.items():
             refusal = _answer(system, layer)[1]
             if refusal is not None:
-                why = f"`{refusal.argument}` must be {refusal.expected}; got {refusal.got}"
+                why = f"`{refusal.argument}`: takes {refusal.expected}, here {refusal.got}"
                 lines.append(f"| {refusal.system} | {feature} | {why} | {refusal.closest} |")
     return "\n".join(lines)

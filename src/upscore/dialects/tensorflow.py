@@ -35,6 +35,7 @@ from upscore.dialects.translation import (
     plain_axes,
     refuse_groups,
     refuse_rank,
+    say_crop,
     take_weights,
     zero_crop,
 )
@@ -178,7 +179,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
     g, left = layer.geometry, zero_crop(layer.rank)
     mode = _mode(g, layer.rank)
     if mode is None:
-        closest = f"padding='VALID' with everything kept, then slice off {g.crop} (negative: pad)"
+        closest = f"padding='VALID' with everything kept, then {say_crop(g.crop)}"
         if not allow_crop:
             expected = "a crop of SAME (extra position after), of VALID (none)"
             raise RefusalError(SYSTEM, "padding", expected + " or, in 2-D, at least 0 before", g.crop, closest)

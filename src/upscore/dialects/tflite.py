@@ -29,6 +29,7 @@ from upscore.dialects.translation import (
     refuse_dilation,
     refuse_groups,
     refuse_rank,
+    say_crop,
     zero_crop,
 )
 from upscore.errors import ArgumentError
@@ -105,7 +106,7 @@ def write(layer: Layer, *, input_size: Ints | None = None, allow_crop: bool = Fa
             "padding",
             "a crop of SAME (extra position after) or of VALID (none)",
             g.crop,
-            f"padding='VALID' with everything kept, then slice off {g.crop} (negative: pad)",
+            f"padding='VALID' with everything kept, then {say_crop(g.crop)}",
         )
     p: dict[str, Any] = said.parameters
     parameters = {

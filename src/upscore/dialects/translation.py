@@ -27,6 +27,7 @@ __all__ = [
     "refuse_dilation",
     "refuse_groups",
     "refuse_rank",
+    "say_crop",
     "split_symmetric",
     "squeeze",
     "take_weights",
@@ -84,6 +85,22 @@ def split_symmetric(geometry: Geometry) -> tuple[Geometry, Crop]:
     padding = tuple(max(0, min(pair)) for pair in geometry.crop)
     left = tuple((lo - p, hi - p) for (lo, hi), p in zip(geometry.crop, padding, strict=True))
     return Geometry(geometry.kernel, geometry.stride, geometry.dilation, padding), left
+
+
+def say_crop(crop: Crop) -> str:
+    """What is left to do after a layer, in words.
+
+    >>> say_crop(((0, 1), (0, 1))), say_crop(((0, 2), (-1, 0)))
+    ('cut 1 after on every axis', 'cut 2 after on axis 0, add 1 before on axis 1')
+    """
+
+    def one(lo: int, hi: int) -> str:
+        sides = ((lo, "before"), (hi, "after"))
+        return " and ".join(f"{'cut' if n > 0 else 'add'} {abs(n)} {side}" for n, side in sides if n)
+
+    if len(crop) > 1 and len(set(crop)) == 1:
+        return f"{one(*crop[0])} on every axis"
+    return ", ".join(f"{one(*pair)} on axis {i}" for i, pair in enumerate(crop) if any(pair))
 
 
 def squeeze(values: tuple[int, ...]) -> Ints:
