@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-PHOTO ?= examples/photo.jpg
+PHOTO ?= examples/photo.png
 
 bin := $(VENV)/bin
 sources := pyproject.toml $(wildcard CMakeLists.txt) $(shell find cpp src -type f -not -name '*.pyc' -not -name '_engine.*')
