@@ -48,8 +48,7 @@ template <typename Array>
 Size axes_of(const Array& array) {
   require(array.ndim() >= 3 && array.ndim() <= 5, "arrays have one to three axes after the first two");
   Size size{1, 1, 1};
-  for (std::size_t d = 2; d < array.ndim(); ++d)
-    size[kAxes - (array.ndim() - d)] = static_cast<i64>(array.shape(d));
+  for (std::size_t d = 2; d < array.ndim(); ++d) size[kAxes - (array.ndim() - d)] = static_cast<i64>(array.shape(d));
   return size;
 }
 template <typename Array>
@@ -104,7 +103,8 @@ class Plan {
  public:
   Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed)
       : layer_(layer_of(axes_of(w), stride, dilation, groups, dim(w, 0), dim(w, 1), transposed)),
-        kernels_(&active_table<T>()), isa_(active_isa()) {
+        kernels_(&active_table<T>()),
+        isa_(active_isa()) {
     if (bias) {
       require(bias->ndim() == 1 && dim(*bias, 0) == layer_.groups * layer_.rows, "one bias per output channel");
       bias_.assign(bias->data(), bias->data() + bias->size());
@@ -157,9 +157,7 @@ class Plan {
     return isa + schedule_of({batch, in, out, lo}, threads)->why;
   }
 
-  std::size_t packed_bytes() const {
-    return (channelwise_ ? channelwise_->size() : weights_.size()) * sizeof(T);
-  }
+  std::size_t packed_bytes() const { return (channelwise_ ? channelwise_->size() : weights_.size()) * sizeof(T); }
   std::string isa() const { return isa_; }
 
  private:
@@ -252,8 +250,8 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);
-  m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a,
-        "dilation"_a, "lo"_a, "groups"_a, "threads"_a);
+  m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,
+        "lo"_a, "groups"_a, "threads"_a);
   m.def(make_empty, &empty<T>, "shape"_a);
 }
 

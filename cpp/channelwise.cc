@@ -68,8 +68,8 @@ void Channelwise<T>::execute(const Call& call, int threads, const T* bias, const
   const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images), 1, all_rows);
   parallel_for(images * blocks, threads, [&](i64 task) {
     const i64 image = task / blocks, block = task % blocks, channel = image % layer_.groups;
-    rows(call, image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks,
-         bias ? bias[channel] : T(0), x, y);
+    rows(call, image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks, bias ? bias[channel] : T(0),
+         x, y);
   });
 }
 
@@ -91,8 +91,8 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   T* copies = out + vectors * lanes;
   std::vector<const T*> inputs;
   std::vector<i64> held(taps, -1);  // which input row a copy holds; rows are found again by their number
-  const bool stream = call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] *
-                          static_cast<i64>(sizeof(T)) > kStreamBytes;
+  const bool stream =
+      call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] * static_cast<i64>(sizeof(T)) > kStreamBytes;
 
   Stencil<T> s;
   s.step = step;
@@ -106,8 +106,8 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   for (i64 row = first; row < last; ++row) {
     const i64 z = row / call.out[1] + call.lo[0], yy = row % call.out[1] + call.lo[1];
     const i64 qz = floor_div(z, layer_.stride[0]), qy = floor_div(yy, layer_.stride[1]);
-    const RowPhase& phase = phases_[static_cast<std::size_t>((z - qz * layer_.stride[0]) * layer_.stride[1] + yy -
-                                                             qy * layer_.stride[1])];
+    const RowPhase& phase =
+        phases_[static_cast<std::size_t>((z - qz * layer_.stride[0]) * layer_.stride[1] + yy - qy * layer_.stride[1])];
     inputs.clear();
     for (std::size_t t = 0; t < phase.taps.size(); ++t) {
       const i64 iz = qz + phase.taps[t].z, iy = qy + phase.taps[t].y;

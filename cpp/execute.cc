@@ -20,8 +20,11 @@ template <typename T>
 class Writer {
  public:
   Writer(const Kernels<T>& kernels, const Schedule& schedule, T* staging)
-      : kernels_(kernels), staged_(schedule.staged), stream_(schedule.stream),
-        room_(schedule.staging - schedule.axis[2].out_step * kernels.lanes), staging_(staging) {}
+      : kernels_(kernels),
+        staged_(schedule.staged),
+        stream_(schedule.stream),
+        room_(schedule.staging - schedule.axis[2].out_step * kernels.lanes),
+        staging_(staging) {}
 
   void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst) {
     if (!staged_) return kernels_.interleave(src, pitch, step, from, to, bias, dst, false);
@@ -61,8 +64,16 @@ class Execution {
  public:
   Execution(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
             const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y)
-      : layer_(layer), call_(call), packing_(packing), schedule_(schedule), kernels_(kernels),
-        target_(target_of(kernels)), packed_(packed), bias_(bias), x_(x), y_(y) {}
+      : layer_(layer),
+        call_(call),
+        packing_(packing),
+        schedule_(schedule),
+        kernels_(kernels),
+        target_(target_of(kernels)),
+        packed_(packed),
+        bias_(bias),
+        x_(x),
+        y_(y) {}
 
   void run() {
     const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
@@ -120,8 +131,8 @@ class Execution {
   }
 
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused).
-  void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r,
-                bool accumulate, i64 width, i64 tile_rows, const T* panel, T* sums) {
+  void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
+                i64 width, i64 tile_rows, const T* panel, T* sums) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -138,7 +149,8 @@ class Execution {
     const i64 columns = r.column_last - r.column_first;
     const i64 total = layer_.rows * c.phases;  // rows of the class
     const i64 from = part.first_row * c.phases, to = (part.first_row + part.rows) * c.phases;
-    const T* weights = packed_ + (part.group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
+    const T* weights =
+        packed_ + (part.group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
     for (i64 row = from; row < to; row += packing_.tile_rows) {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
       const int widest = target_.vectors(height);
@@ -159,8 +171,8 @@ class Execution {
       for (i64 r = 0; r < (across ? 1 : tile_rows); ++r)
         for (i64 v = 0, all = across ? tile_rows : vectors; v < all;) {
           const i64 left = all - v;
-          const int n = static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2
-                                                                             : std::min<i64>(left, widest));
+          const int n =
+              static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2 : std::min<i64>(left, widest));
           p.x = panel + r * source.line() + v * p.x_vector;
           p.c = to_sums + r * width + v * target_.lanes;
           kernels_.product[height][n](p);
@@ -246,10 +258,10 @@ void scatter(const Layer& layer, const Call& call, const T* w, const T* bias, co
     }
 }
 
-#define UPSCORE_INSTANTIATE(T)                                                                               \
-  template Target target_of<T>(const Kernels<T>&);                                                           \
-  template void execute<T>(const Layer&, const Call&, const Packing&, const Schedule&, const Kernels<T>&,    \
-                           const T*, const T*, const T*, T*);                                                \
+#define UPSCORE_INSTANTIATE(T)                                                                                      \
+  template Target target_of<T>(const Kernels<T>&);                                                                  \
+  template void execute<T>(const Layer&, const Call&, const Packing&, const Schedule&, const Kernels<T>&, const T*, \
+                           const T*, const T*, T*);                                                                 \
   template void scatter<T>(const Layer&, const Call&, const T*, const T*, const T*, T*);
 UPSCORE_INSTANTIATE(float)
 UPSCORE_INSTANTIATE(double)

@@ -27,8 +27,7 @@ std::vector<AxisPhase> axis_residues(i64 kernel, i64 stride, i64 dilation, bool 
   return residues;
 }
 
-AxisPlan plan_axis(i64 in, i64 out, i64 kernel, i64 stride, i64 dilation, i64 lo, bool transposed,
-                   bool fused) {
+AxisPlan plan_axis(i64 in, i64 out, i64 kernel, i64 stride, i64 dilation, i64 lo, bool transposed, bool fused) {
   AxisPlan axis;
   axis.in = in;
   axis.out = out;

@@ -49,8 +49,7 @@ struct AxisPlan {
 
 // `fused`: all residues share one window of offsets (missing taps are zeros), positions run over the
 // inputs; otherwise each residue has just its own taps and positions run over the outputs.
-AxisPlan plan_axis(i64 in, i64 out, i64 kernel, i64 stride, i64 dilation, i64 lo, bool transposed,
-                   bool fused);
+AxisPlan plan_axis(i64 in, i64 out, i64 kernel, i64 stride, i64 dilation, i64 lo, bool transposed, bool fused);
 
 // The taps per residue r = (t*d) mod s in the order in which weights are packed. Independent of sizes.
 std::vector<AxisPhase> axis_residues(i64 kernel, i64 stride, i64 dilation, bool fused);

@@ -20,8 +20,8 @@ class Dotted final : public WeightGradient<T> {
     const Call& call = in_.call;
     positions_ = call.batch;
     for (std::size_t a = 0; a < kAxes; ++a) {
-      window_[a] = plan_axis(call.out[a], call.in[a], layer.kernel[a], layer.stride[a], layer.dilation[a],
-                             call.lo[a], false, false);
+      window_[a] = plan_axis(call.out[a], call.in[a], layer.kernel[a], layer.stride[a], layer.dilation[a], call.lo[a],
+                             false, false);
       plain_[a] = plan_axis(call.in[a], call.in[a], 1, 1, 1, 0, false, false);
       positions_ *= call.in[a];
     }

@@ -10,7 +10,7 @@ namespace {
 
 constexpr i64 kGradientBytes = 512 << 10;  // of the output's gradient, channels last, around one tile
 constexpr i64 kSumBytes = 512 << 10;       // of the weights' gradient that a task adds to
-constexpr i64 kColumns = 64;               // input channels of a task
+constexpr i64 kColumns = 256;              // input channels of a task
 constexpr i64 kLines = 64;                 // rows of positions in a tile
 constexpr i64 kFewestRows = 6;             // output channels below which too many lanes stay empty
 
@@ -35,10 +35,11 @@ class Multiplied final : public WeightGradient<T> {
       across_ = std::min({call.in[2], Limits::terms / 2, (room / extent_[1] - extent_[2]) / layer.stride[2] + 1});
       across_ = ceil_div(call.in[2], ceil_div(call.in[2], across_));
       const i64 high = room / wide();
-      down_ = std::min({call.in[1], std::max<i64>(1, Limits::terms / across_), (high - extent_[1]) / layer.stride[1] + 1, kLines});
+      down_ = std::min(
+          {call.in[1], std::max<i64>(1, Limits::terms / across_), (high - extent_[1]) / layer.stride[1] + 1, kLines});
       down_ = ceil_div(call.in[1], ceil_div(call.in[1], down_));
-      images_ = std::clamp<i64>(std::min({room / (wide() * tall()), Limits::terms / (across_ * down_), kLines / down_}), 1,
-                                std::max<i64>(call.batch, 1));
+      images_ = std::clamp<i64>(std::min({room / (wide() * tall()), Limits::terms / (across_ * down_), kLines / down_}),
+                                1, std::max<i64>(call.batch, 1));
       break;
     }
     const i64 step = in_.kernels.tile_rows;
@@ -143,9 +144,9 @@ class Multiplied final : public WeightGradient<T> {
       for (i64 n = 0; n < at.images; ++n)
         for (i64 r = 0; r < at.down; ++r, inputs += at.across * height) {
           const i64 channel = ((at.image + n) * in_.layer.groups + part.group) * in_.layer.cols + part.column + c;
-          in_.kernels.interleave(in_.x + channel * in_.in_plane() +
-                                     (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2],
-                                 in_.in_plane(), height, 0, height * at.across, T(0), inputs, false);
+          in_.kernels.interleave(
+              in_.x + channel * in_.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2],
+              in_.in_plane(), height, 0, height * at.across, T(0), inputs, false);
         }
     }
   }

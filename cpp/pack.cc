@@ -21,8 +21,7 @@ void pack_rows(const Layer& layer, const Packing& packing, i64 first, i64 phases
   for (i64 column = 0; column < layer.cols; ++column) {
     const i64 block = column / packing.columns * packing.columns;
     const i64 columns = std::min(packing.columns, layer.cols - block);
-    for (i64 r = 0; r < height; ++r)
-      source[r] = w + (first + r) / phases * row_stride + column * column_stride;
+    for (i64 r = 0; r < height; ++r) source[r] = w + (first + r) / phases * row_stride + column * column_stride;
     for (const PhaseClass& c : packing.classes) {
       T* to = packed + block * packing.per_column + (c.weights + first * c.taps) * columns + (column - block) * height;
       if (phases == 1) {

@@ -11,9 +11,9 @@ namespace upscore {
 // A run of positions along the last axis, within one tile.
 struct Segment {
   i64 batch;
-  Size at;       // position of its first element
+  Size at;  // position of its first element
   i64 length;
-  i64 place;     // where it begins in the tile
+  i64 place;  // where it begins in the tile
 };
 
 // The segments of the positions [first, last), counted over batch and axes.
@@ -28,8 +28,13 @@ class PanelSource {
  public:
   PanelSource(const AxisPlan* axis, const Window& window, const Kernels<T>& kernels,
               const std::vector<Segment>& segments, i64 batch_stride, i64 width)
-      : axis_(axis), window_(window), kernels_(kernels), segments_(segments), batch_stride_(batch_stride),
-        width_(width), line_(width + window.extra) {}
+      : axis_(axis),
+        window_(window),
+        kernels_(kernels),
+        segments_(segments),
+        batch_stride_(batch_stride),
+        width_(width),
+        line_(width + window.extra) {}
 
   // panel[column - column_first][line of the reduction][width + extra]; `x` points at channel 0 of the group,
   // `x_end` behind the last number of the whole input.

@@ -14,8 +14,7 @@ bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
   bool single = true;
   for (int a = 0; a < kAxes; ++a) {
     const auto residues = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], true);
-    filled *= static_cast<double>(layer.kernel[a]) /
-              static_cast<double>(residues[0].tap.size() * residues.size());
+    filled *= static_cast<double>(layer.kernel[a]) / static_cast<double>(residues[0].tap.size() * residues.size());
     single = single && residues[0].tap.size() == 1;
   }
   return filled > 0.6 && (single || layer.rows < 2 * target.tile_rows);
@@ -41,8 +40,8 @@ Packing plan_packing(const Layer& layer, const Target& target) {
     }
   }
   const i64 vector_bytes = target.lanes * target.number_bytes;
-  packing.tile_rows = static_cast<int>(
-      std::clamp<i64>(Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
+  packing.tile_rows =
+      static_cast<int>(std::clamp<i64>(Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
   for (const AxisPhase& z : axis[0])
     for (const AxisPhase& y : axis[1])
       for (const AxisPhase& x : axis[2]) {
@@ -50,9 +49,7 @@ Packing plan_packing(const Layer& layer, const Target& target) {
         for (int tz : z.tap)
           for (int ty : y.tap)
             for (int tx : x.tap)
-              taps.push_back(tz < 0 || ty < 0 || tx < 0
-                                 ? -1
-                                 : (tz * layer.kernel[1] + ty) * layer.kernel[2] + tx);
+              taps.push_back(tz < 0 || ty < 0 || tx < 0 ? -1 : (tz * layer.kernel[1] + ty) * layer.kernel[2] + tx);
         const i64 count = static_cast<i64>(taps.size());
         if (packing.fused && !packing.classes.empty()) {
           PhaseClass& all = packing.classes[0];

@@ -16,8 +16,8 @@ constexpr i64 kTallWindow = 256;        // input rows; more come from a dilation
 constexpr i64 kShortRow = 64;           // positions in a row below which rows are put together
 
 // Cycles, for choosing between tiles; only their proportions matter.
-constexpr double kProduct = 0.5;       // a vector times a weight, added
-constexpr double kCopy = 3;            // a vector into a panel
+constexpr double kProduct = 0.5;  // a vector times a weight, added
+constexpr double kCopy = 3;       // a vector into a panel
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kTask = 500;
 
@@ -102,11 +102,11 @@ class Scheduler {
   }
 
   void share_work() {
-    const i64 work = s_.positions * layer_.groups * layer_.rows * layer_.cols * layer_.taps() / packing_.phases;
+    const i64 work = s_.positions * layer_.groups * layer_.rows * layer_.cols * layer_.taps();
     if (work < kSerialWork) s_.threads = 1;
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
-    align_ = packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases)
-                            : packing_.tile_rows;
+    align_ =
+        packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
   }
 
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
@@ -120,8 +120,7 @@ class Scheduler {
 
   // Cycles per useful vector of positions and input channel.
   double cost(i64 vectors, double used_vectors, double copied_vectors) const {
-    const double weights =
-        static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
+    const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
             kCopy * copied_vectors + kTask / static_cast<double>(layer_.cols)) /
            used_vectors;
@@ -159,12 +158,14 @@ class Scheduler {
     for (i64 across = ceil_div(row_vectors, most); across <= row_vectors; ++across) {
       const i64 wide = ceil_div(row_vectors, across);
       for (i64 rows = 1; rows * wide <= most && rows <= column; ++rows) {
-        if (rows > 1 && (static_cast<i64>(offsets_.size()) > Limits::offsets || height > kTallWindow ||
-                         s_.axis[1].in_step != 1))
+        if (rows > 1 &&
+            (static_cast<i64>(offsets_.size()) > Limits::offsets || height > kTallWindow || s_.axis[1].in_step != 1))
           break;
         const Window window = row_window(offsets_, rows);
         const i64 lines = static_cast<i64>(window.lines.size());
-        if (window.extra >= 4096 || (rows * wide > 1 && !panel_fits(std::min(lines, rows > 1 ? lines : places_), wide * lanes_ + window.extra))) break;
+        if (window.extra >= 4096 ||
+            (rows * wide > 1 && !panel_fits(std::min(lines, rows > 1 ? lines : places_), wide * lanes_ + window.extra)))
+          break;
         const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
         const i64 tiles = down * across_now * (s_.positions / (row * column));
         if (tiles * layer_.groups < enough_ && rows * wide > widest) break;
@@ -237,8 +238,8 @@ class Scheduler {
           << "are too short to fill vectors, ";
     why << "and " << std::min(s_.chunk, layer_.rows) << " of " << layer_.rows << " channels; at most "
         << packing_.columns * std::min(most_taps_, places_) << " terms are summed in registers; the output is "
-        << (s_.stream ? "larger than the caches and written past them; " : "written through the caches; ")
-        << s_.threads << (s_.threads == 1 ? " thread" : " threads");
+        << (s_.stream ? "larger than the caches and written past them; " : "written through the caches; ") << s_.threads
+        << (s_.threads == 1 ? " thread" : " threads");
     s_.why = why.str();
   }
 

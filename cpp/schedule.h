@@ -38,11 +38,11 @@ struct PhaseTaps {
 
 // Positions of one task: a run over batch and axes, or a rectangle of rows.
 struct Tile {
-  i64 positions = 0;    // of a run; of a row of the rectangle
+  i64 positions = 0;  // of a run; of a row of the rectangle
   i64 rows = 1;
-  i64 count = 0;        // tiles in all
-  i64 per_row = 1;      // by rows: tiles next to each other
-  i64 per_column = 1;   // by rows: tiles below each other
+  i64 count = 0;       // tiles in all
+  i64 per_row = 1;     // by rows: tiles next to each other
+  i64 per_column = 1;  // by rows: tiles below each other
 };
 
 struct Schedule {
@@ -61,7 +61,6 @@ struct Schedule {
   std::string why;
 };
 
-Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
-                       int threads);
+Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target, int threads);
 
 }  // namespace upscore

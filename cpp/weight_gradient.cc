@@ -39,8 +39,8 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
     for (i64 i = 0; i < size; ++i) grad_w[i] += partial[static_cast<std::size_t>((s - 1) * size + i)];
 }
 
-template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, int, const float*,
-                                     const float*, float*);
+template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, int, const float*, const float*,
+                                     float*);
 template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, int, const double*,
                                       const double*, double*);
 

@@ -113,13 +113,20 @@ void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, 
     case 1:
       for (i64 e = first; e < last; ++e) dst[e - first] = src[e] + bias;
       return;
-    case 2: return interleave_power<T, 2>(src, pitch, first, last, bias, dst, excess);
-    case 3: return interleave_other<T, 3>(src, pitch, first, last, bias, dst, excess);
-    case 4: return interleave_power<T, 4>(src, pitch, first, last, bias, dst, excess);
-    case 5: return interleave_other<T, 5>(src, pitch, first, last, bias, dst, excess);
-    case 6: return interleave_other<T, 6>(src, pitch, first, last, bias, dst, excess);
-    case 8: return interleave_power<T, 8>(src, pitch, first, last, bias, dst, excess);
-    default: break;
+    case 2:
+      return interleave_power<T, 2>(src, pitch, first, last, bias, dst, excess);
+    case 3:
+      return interleave_other<T, 3>(src, pitch, first, last, bias, dst, excess);
+    case 4:
+      return interleave_power<T, 4>(src, pitch, first, last, bias, dst, excess);
+    case 5:
+      return interleave_other<T, 5>(src, pitch, first, last, bias, dst, excess);
+    case 6:
+      return interleave_other<T, 6>(src, pitch, first, last, bias, dst, excess);
+    case 8:
+      return interleave_power<T, 8>(src, pitch, first, last, bias, dst, excess);
+    default:
+      break;
   }
   if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst);
   i64 e = first, q = first / step, r = first % step;

@@ -69,9 +69,9 @@ struct Run {
 
 template <typename T>
 struct Kernels {
-  int lanes;             // numbers in a vector
-  int tile_rows;         // rows of the widest product tile
-  int registers;         // accumulators that a tile may use
+  int lanes;      // numbers in a vector
+  int tile_rows;  // rows of the widest product tile
+  int registers;  // accumulators that a tile may use
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
   DotsKernel<T> dots[kDotRows + 1][kDotColumns + 1];
   StencilKernel<T> stencil;
@@ -98,10 +98,16 @@ struct IsaKernels {
 
 // One per instruction set that this library was built for. Functions, not objects: nothing of an
 // instruction set may run before it has been chosen.
-namespace isa_baseline { const IsaKernels& kernels(); }
+namespace isa_baseline {
+const IsaKernels& kernels();
+}
 #if defined(__x86_64__)
-namespace isa_avx2 { const IsaKernels& kernels(); }
-namespace isa_avx512 { const IsaKernels& kernels(); }
+namespace isa_avx2 {
+const IsaKernels& kernels();
+}
+namespace isa_avx512 {
+const IsaKernels& kernels();
+}
 #endif
 
 }  // namespace upscore

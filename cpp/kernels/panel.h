@@ -17,8 +17,8 @@ constexpr i64 kPrefetchColumns = 4;
 
 // Whole vectors are copied where a run ends inside one; the next run, or the next column, writes over the excess.
 template <typename T>
-void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count,
-               i64 pitch, T* panel) {
+void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count, i64 pitch,
+               T* panel) {
   constexpr int L = kLanes<T>;
   // Runs are short and lie a plane apart: no prefetcher sees them coming.
   const i64 ahead = kPrefetchColumns * x_stride;
@@ -38,7 +38,8 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
         }
       } else if (step == 2 && 2 * whole <= x_end - from) {
         for (i64 i = 0; i < whole; i += L)
-          store(to + i, even_lanes<T>(load(from + 2 * i), load(from + 2 * i + L), std::make_integer_sequence<int, L>{}));
+          store(to + i,
+                even_lanes<T>(load(from + 2 * i), load(from + 2 * i + L), std::make_integer_sequence<int, L>{}));
       } else {
         for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
       }
