@@ -56,6 +56,14 @@ def test_each_runs_as_a_program(arguments, shown, monkeypatch, capsys):
     assert shown in capsys.readouterr().out
 
 
+def test_the_program_of_the_documentation(tmp_path, monkeypatch):
+    text = (EXAMPLES.parents[1] / "docs/pycaffe.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    exec(code, {})
+    assert (tmp_path / "deconv.prototxt").is_file()
+
+
 def test_a_deconvolution_by_hand(tmp_path):
     expected = np.zeros((5, 5))
     for y, x, value in ((0, 0, 1), (0, 1, 2), (1, 0, 3), (1, 1, 4)):
