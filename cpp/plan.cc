@@ -6,18 +6,27 @@
 namespace upscore {
 namespace {
 
-// Fusing pays when the rows of one phase do not fill a register tile, or when it costs nothing because no
-// two inputs meet; it may not multiply many structural zeros.
+// How near a product with so many rows comes to the machine's rate: a tile of few rows waits for its loads.
+double efficiency(i64 rows, int tile_rows) {
+  auto cycles = [](i64 tile) { return static_cast<double>(tile) + 1.5; };
+  const i64 tail = rows % tile_rows;
+  const double all = static_cast<double>(rows / tile_rows) * cycles(tile_rows) + (tail ? cycles(tail) : 0);
+  return static_cast<double>(rows) / all;
+}
+
+// Fusing the phases gives products more rows, but multiplies the zeros that make their windows the same.
 bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
   if (!layer.transposed || phases == 1 || phases > 4096) return false;
   double filled = 1;
   bool single = true;
-  for (int a = 0; a < kAxes; ++a) {
+  for (std::size_t a = 0; a < kAxes; ++a) {
     const auto residues = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], true);
     filled *= static_cast<double>(layer.kernel[a]) / static_cast<double>(residues[0].tap.size() * residues.size());
     single = single && residues[0].tap.size() == 1;
   }
-  return filled > 0.6 && (single || layer.rows < 2 * target.tile_rows);
+  const double fused = filled * efficiency(layer.rows * phases, target.tile_rows);
+  const double apart = efficiency(layer.rows, target.tile_rows);
+  return fused > 1.05 * apart || (single && filled == 1);
 }
 
 }  // namespace
