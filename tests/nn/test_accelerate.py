@@ -195,13 +195,6 @@ def test_left_alone() -> None:
     assert type(upscore.accelerate(lazy)) is nn.ConvTranspose2d
 
 
-def test_compiled_models() -> None:
-    model = nested().eval()
-    x = torch.randn(2, 4, 3, 5)
-    exact = model(x)
-    torch.testing.assert_close(torch.compile(upscore.accelerate(model), fullgraph=True, backend="aot_eager")(x), exact)
-
-
 def test_refuses_what_is_no_module() -> None:
     with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got dict"):
         upscore.accelerate({"a": 1})  # type: ignore[type-var]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from typing import Any
@@ -113,7 +112,6 @@ def test_freed_with_the_weights() -> None:
     (entry,) = packing._entries.values()
     packed = weakref.ref(next(iter(entry.packed.values()))[2])
     del entry, layer
-    gc.collect()
     assert packing._entries == {}
     assert packed() is None
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from upscore.errors import ArgumentTypeError
-from upscore.nn import modules
+from upscore.nn import fusion, modules
 
 __all__ = ["accelerate"]
 
@@ -22,8 +22,11 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def accelerate(model: Model) -> Model:
+def accelerate(model: Model, *, fuse: bool = True) -> Model:
     """Let upscore compute every ``torch.nn.ConvTranspose1d/2d/3d`` in ``model``; changes it in place and returns it.
+
+    With ``fuse``, a nearest-neighbour upsampling by a whole factor and the convolution after it run as one transposed
+    convolution when no gradients are recorded (:mod:`upscore.nn.fusion`); modules and parameters stay what they are.
 
     The layers change their class and nothing else. Parameters, buffers, ``state_dict`` keys, hooks, sharing,
     training mode, weight and spectral norm, optimizers that hold the parameters: all stay. Outputs agree to 1e-5.
@@ -34,6 +37,7 @@ def accelerate(model: Model) -> Model:
 
     Args:
         model: any module; a single layer too.
+        fuse: also fuse upsamplings and convolutions.
 
     Raises:
         ArgumentTypeError: when ``model`` is not a torch.nn.Module.
@@ -47,6 +51,8 @@ def accelerate(model: Model) -> Model:
         raise ArgumentTypeError("model", "a torch.nn.Module", type(model).__name__, "accelerate(model)")
     for module in model.modules():
         _swap(module)
+    if fuse:
+        fusion.fuse(model)
     return model
 
 

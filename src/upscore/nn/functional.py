@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 from upscore.dialects.tensorflow import same_before
@@ -153,10 +152,8 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
         raise as_torch(error) from None
     if x.dim() == rank + 1:
         return apply(rank, x[None], w, bias, terms)[0]
-    records = torch.is_grad_enabled() and (
-        x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    if not records and not compiling and _is_plain(x, w, bias):
+    records = operators.records(x, w, bias)
+    if not records and not compiling and operators.is_plain(x, w, bias):
         return operators.run(x, w, bias, geometry, size, terms.groups, keep=True)
     return _dispatch(x, w, bias, geometry, terms.groups, keep=not records or torch.compiler.is_exporting())
 
@@ -181,7 +178,7 @@ def _dispatch(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, gro
             )
     before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
     terms = list(geometry.stride), list(geometry.dilation), before, after, groups
-    if not operators.is_native(x) or _is_transformed():
+    if not operators.is_native(x) or operators.is_transformed():
         return fallback.conv_transpose(x, w, bias, *terms)
     y: Tensor = operators.conv_transpose(x, w, bias, *terms, keep)
     return y
@@ -279,29 +276,3 @@ def _check(rank: int, x: Sequence[int], w: Sequence[int], bias: Sequence[int] | 
         raise ArgumentError(
             "bias", f"shape ({w[1] * groups},), one number per output channel", f"shape {tuple(bias)}", "bias=None"
         )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _is_plain(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
-    """Nothing but the numbers is wanted of this call: no mode, tracer, transform or autocast has to see it."""
-    return (
-        type(x) is Tensor
-        and operators.is_native(x)
-        and type(w) in _PLAIN
-        and w.dtype is x.dtype
-        and w.is_cpu
-        and (bias is None or (type(bias) in _PLAIN and bias.dtype is x.dtype and bias.is_cpu))
-        and not torch.is_autocast_enabled("cpu")
-        and not _is_transformed()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-    )
-
-
-def _is_transformed() -> bool:
-    """Inside forward-mode differentiation or a functorch transform (vmap, jvp, functionalize)."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

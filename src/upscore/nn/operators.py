@@ -21,13 +21,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from upscore import engine
 from upscore.geometry import Geometry
 from upscore.nn import fallback
-from upscore.nn.packing import array, pack
+from upscore.nn.packing import Form, array, pack
 
-__all__ = ["conv_transpose", "input_gradient", "is_native", "run", "weight_gradient"]
+__all__ = [
+    "conv_transpose",
+    "input_gradient",
+    "is_native",
+    "is_plain",
+    "is_transformed",
+    "records",
+    "run",
+    "weight_gradient",
+]
 
 Ints = Sequence[int]
 
@@ -55,6 +65,37 @@ weight_gradient: Any = torch.ops.upscore.conv_transpose_weight_gradient.default
 def is_native(x: Tensor) -> bool:
     """Whether the engine computes this tensor, rather than torch's kernels."""
     return x.is_cpu and x.dtype in _NATIVE and x.layout is torch.strided
+
+
+def records(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
+    """Whether autograd records this call."""
+    return torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad))
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_plain(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
+    """Whether only numbers are wanted of this call: no mode, tracer, transform or autocast has to see it."""
+    return (
+        type(x) is Tensor
+        and is_native(x)
+        and type(w) in _PLAIN
+        and w.dtype is x.dtype
+        and w.is_cpu
+        and (bias is None or (type(bias) in _PLAIN and bias.dtype is x.dtype and bias.is_cpu))
+        and not torch.is_autocast_enabled("cpu")
+        and not is_transformed()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def is_transformed() -> bool:
+    """Inside forward-mode differentiation or a functorch transform (vmap, jvp, functionalize)."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -113,10 +154,18 @@ def _run_conv_transpose(
 
 
 def run(
-    x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, size: tuple[int, ...], groups: int, *, keep: bool
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    size: tuple[int, ...],
+    groups: int,
+    *,
+    keep: bool,
+    form: Form | None = None,
 ) -> Tensor:
-    """The transposed convolution by the engine, without the dispatcher."""
-    packed = pack(w, bias, geometry, groups, keep=keep)
+    """The transposed convolution by the engine, without the dispatcher; ``form`` as in :func:`packing.pack`."""
+    packed = pack(w, bias, geometry, groups, keep=keep, form=form)
     return _tensor(packed.run(array(x), geometry, size, threads=torch.get_num_threads()), x, w)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,12 +23,13 @@ from upscore import cpu
 from upscore.engine import Array, Packed
 from upscore.geometry import Geometry
 
-__all__ = ["array", "forget", "pack"]
+__all__ = ["Form", "array", "can_keep", "forget", "pack"]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
 
-_Key = tuple[tuple[int, ...], tuple[int, ...], int, str]
+Form = Callable[[Array], Array]
+_Key = tuple[tuple[int, ...], tuple[int, ...], int, str, Form | None]
 
 
 class _Watch:
@@ -61,15 +63,22 @@ _lock = threading.RLock()  # a tensor may die, and call back, while we hold it
 _entries: dict[int, _Entry] = {}  # by id, which is quicker than a dictionary of weak keys
 
 
-def pack(w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, keep: bool) -> Packed:
+def pack(
+    w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, keep: bool, form: Form | None = None
+) -> Packed:
     """The packed transposed convolution of ``w`` and ``bias``, kept for the next call if ``keep``.
 
-    ``w`` is (C_in, C_out/groups, *K) on the CPU, float64 or narrower; narrower than float32 is widened.
+    ``w`` is (C_in, C_out/groups, *K) on the CPU, or what ``form``, which must be hashable, makes that of. Numbers
+    narrower than float32 are widened.
     """
-    keep = keep and w.grad_fn is None and not (w.is_inference() or (bias is not None and bias.is_inference()))
-    if not keep:
-        return Packed(array(w), None if bias is None else array(bias), geometry, groups)
-    key = geometry.stride, geometry.dilation, groups, cpu.active()
+
+    def fresh() -> Packed:
+        numbers = array(w) if form is None else form(array(w))
+        return Packed(numbers, None if bias is None else array(bias), geometry, groups)
+
+    if not (keep and can_keep(w) and (bias is None or not bias.is_inference())):
+        return fresh()
+    key = geometry.stride, geometry.dilation, groups, cpu.active(), form
     entry = _entries.get(id(w))
     if entry is not None and entry.weight() is w:
         found = entry.packed.get(key)
@@ -78,7 +87,7 @@ def pack(w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, kee
             if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
                 return packed
     watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
-    packed = Packed(array(w), None if bias is None else array(bias), geometry, groups)
+    packed = fresh()
     with _lock:
         entry = _entries.get(id(w))
         if entry is None or entry.weight() is not w:
@@ -87,6 +96,11 @@ def pack(w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, kee
         entry.packed = {k: kept for k, kept in entry.packed.items() if kept[0].unchanged(w)}
         entry.packed[key] = (*watches, packed)
     return packed
+
+
+def can_keep(w: Tensor) -> bool:
+    """Whether changes of ``w`` can be noticed, and it lives longer than a call."""
+    return w.grad_fn is None and not w.is_inference()
 
 
 def _drop(number: int, weight: weakref.ref[Tensor]) -> None:
