@@ -65,5 +65,5 @@ def test_what_is_no_operator(parameters: dict[str, Any], message: str) -> None:
 
 
 def test_explicit_padding_is_tensorflows_alone() -> None:
-    with pytest.raises(RefusalError, match="TFLite cannot say this layer: padding: .* closest: padding='VALID'"):
+    with pytest.raises(RefusalError, match=r"TFLite cannot say this layer: padding: .* closest: padding='VALID'"):
         tflite.write(Layer(Geometry(3, 2, 1, ((1, 0), (1, 0))), 1, 1))
