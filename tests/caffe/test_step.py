@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import upscore.caffe as caffe
 
@@ -220,3 +222,70 @@ def test_in_place_layers_have_the_gradients_of_those_that_are_not(type_, held):
     for in_place, apart in zip(*found, strict=True):
         np.testing.assert_allclose(in_place, apart, rtol=1e-6)
     assert found[0][1].any()
+
+
+@st.composite
+def random_nets(draw):
+    """Prototxts of layers that read any earlier blobs, work in place where nobody else has read, and end in losses."""
+    lines = ['layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }']
+    blobs, settled = ["x"], {"x"}  # settled: what in place must not change, because it was read or is a loss
+    for i in range(draw(st.integers(2, 9))):
+        kind = draw(st.sampled_from(["Convolution", "Deconvolution", "TanH", "Power", "Eltwise", "Scale"]))
+        bottoms = [draw(st.sampled_from(blobs)) for _ in range(2 if kind == "Eltwise" else 1)]
+        top = f"b{i}"
+        frozen = draw(st.sampled_from(["", "param { lr_mult: 0 }"]))
+        window = draw(st.sampled_from(["kernel_size: 1", "kernel_size: 3 pad: 1"]))
+        filler = f'num_output: 3 {window} weight_filler {{ type: "gaussian" std: 0.3 }}'
+        own = {
+            "Convolution": f"{frozen} convolution_param {{ {filler} }}",
+            "Deconvolution": f"{frozen} convolution_param {{ {filler} bias_term: false }}",
+            "Power": "power_param { scale: 0.7 shift: 0.2 power: 2 }",
+            "Eltwise": f"eltwise_param {{ operation: {draw(st.sampled_from(['SUM', 'PROD', 'MAX']))} }}",
+            "Scale": f"{frozen} scale_param {{ filler {{ value: 1.5 }} bias_term: true }}",
+        }.get(kind, "")
+        weight = draw(st.sampled_from(["", "", "", "loss_weight: 0.5", "loss_weight: 2"]))
+        if kind in ("TanH", "Power", "Scale") and bottoms[0] not in settled and draw(st.booleans()):
+            top, weight = bottoms[0], ""
+        else:
+            settled.update(bottoms, [top] if weight else [])
+            blobs.append(top)
+        names = " ".join(f'bottom: "{b}"' for b in bottoms)
+        lines.append(f'layer {{ name: "l{i}" type: "{kind}" {names} top: "{top}" {weight} {own} }}')
+    lines.append(f'layer {{ name: "end" type: "Reduction" bottom: "{blobs[-1]}" top: "end" loss_weight: 1 }}')
+    force = draw(st.sampled_from(["", "force_backward: true "]))
+    return force + "\n".join(lines)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=random_nets(), held=st.booleans())
+def test_layer_by_layer_is_the_gradient_of_the_whole(text, held):
+    """Against autograd through the same layers in one graph."""
+    net = make(text, caffe.TRAIN)
+    whole = net._graph
+    views = [blob.data for blob in net.blobs.values()] if held else []
+    net.blobs["x"].data[...] = rand(2, 3, 4, 5)
+    for _ in range(2):
+        loss = net.forward_loss()
+        net.clear_param_diffs()
+        net.backward_all()
+    found = {(name, i): blob.diff.copy() for name, blobs in net.params.items() for i, blob in enumerate(blobs)}
+    learns = {(step.name, i): learn for step in net.layers for i, learn in enumerate(step.learns)}
+    x = torch.tensor(rand(2, 3, 4, 5), requires_grad=True)
+    for blobs in net.params.values():
+        for blob in blobs:
+            blob.parameter.requires_grad_(True)
+            blob.parameter.grad = None
+    expected_loss = whole.loss(whole({"x": x}))
+    expected_loss.backward()
+    assert loss == pytest.approx(expected_loss.item(), rel=1e-4, abs=1e-4)
+    for (name, i), gradient in found.items():
+        expected = net.params[name][i].parameter.grad
+        if not learns[name, i] or expected is None:
+            assert not gradient.any()
+            continue
+        scale = float(expected.abs().max()) + 1e-6
+        np.testing.assert_allclose(gradient, expected.numpy(), rtol=0, atol=1e-4 * scale, err_msg=f"{name}/{i}\n{text}")
+    if text.startswith("force"):
+        scale = float(x.grad.abs().max()) + 1e-6
+        np.testing.assert_allclose(net.blobs["x"].diff, x.grad, rtol=0, atol=1e-4 * scale, err_msg=text)
+    assert len(views) == (len(net.blobs) if held else 0)
