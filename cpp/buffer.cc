@@ -11,7 +11,7 @@
 namespace upscore {
 namespace {
 
-constexpr std::size_t kKeepFrom = std::size_t{1} << 20;  // smaller ones malloc reuses by itself
+constexpr std::size_t kKeepFrom = std::size_t{1} << 15;  // smaller ones malloc reuses by itself
 constexpr std::size_t kHuge = std::size_t{2} << 20;
 constexpr std::size_t kKept = std::size_t{256} << 20;  // at most this much is kept
 
