@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
 from upscore import nn
-from upscore.nn import functional, operators
+from upscore.nn import functional, operators, packing
 
 # Importing torch's compiler backend, inductor, defines TorchScript classes.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
@@ -122,17 +122,23 @@ def test_inductor_with_channels_last() -> None:
         assert y.stride() == model(x).stride()
 
 
-def test_compiled_layers_find_packed_weights_and_notice_changes() -> None:
+def test_compiled_layers_find_packed_weights_and_notice_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
-    layer = nn.ConvTranspose1d(2, 3, 4, stride=2).requires_grad_(False)
+    made: list[int] = []
+    original = packing.Packed
+    monkeypatch.setattr(packing, "Packed", lambda *args: made.append(1) or original(*args))
+    layer = nn.ConvTranspose1d(2, 3, 4, stride=2)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(1, 2, 5)
     with torch.no_grad():
         before = compiled(x).clone()
+        compiled(x)
+        assert len(made) == 1
         layer.weight.mul_(2)
         layer.bias.zero_()  # type: ignore[union-attr]
         torch.testing.assert_close(compiled(x), F.conv_transpose1d(x, layer.weight, stride=2))
         assert not torch.equal(before, compiled(x))
+        assert len(made) == 2
 
 
 def test_compiled_with_an_output_size() -> None:

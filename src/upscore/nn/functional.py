@@ -19,7 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from upscore.dialects.tensorflow import same_before
 from upscore.errors import ArgumentError, ArgumentTypeError
 from upscore.geometry import Geometry, Ints, Pairs, per_axis
-from upscore.nn import fallback, operators
+from upscore.nn import fallback, native, operators
 from upscore.nn.errors import ShapeError, as_torch
 
 __all__ = ["Padding", "Terms", "apply", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "settle"]
@@ -152,9 +152,12 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
         raise as_torch(error) from None
     if x.dim() == rank + 1:
         return apply(rank, x[None], w, bias, terms)[0]
-    records = operators.records(x, w, bias)
-    if not records and not compiling and operators.is_plain(x, w, bias):
-        return operators.run(x, w, bias, geometry, size, terms.groups, keep=True)
+    records = native.records(x, w, bias)
+    if not compiling and native.is_plain(x, w, bias):
+        if not records:
+            return native.conv_transpose(x, w, bias, geometry, size, terms.groups, keep=True)
+        recorded: Tensor = operators.Recorded.apply(x, w, bias, geometry, size, terms.groups)  # type: ignore[no-untyped-call]
+        return recorded
     return _dispatch(x, w, bias, geometry, terms.groups, keep=not records or torch.compiler.is_exporting())
 
 
@@ -178,7 +181,7 @@ def _dispatch(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, gro
             )
     before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
     terms = list(geometry.stride), list(geometry.dilation), before, after, groups
-    if not operators.is_native(x) or operators.is_transformed():
+    if not native.is_native(x) or native.is_transformed():
         return fallback.conv_transpose(x, w, bias, *terms)
     y: Tensor = operators.conv_transpose(x, w, bias, *terms, keep)
     return y

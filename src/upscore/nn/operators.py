@@ -21,28 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from upscore import engine
 from upscore.geometry import Geometry
-from upscore.nn import fallback
-from upscore.nn.packing import Form, array, pack
+from upscore.nn import fallback, native
 
-__all__ = [
-    "conv_transpose",
-    "input_gradient",
-    "is_native",
-    "is_plain",
-    "is_transformed",
-    "records",
-    "run",
-    "weight_gradient",
-]
+__all__ = ["Recorded", "conv_transpose", "input_gradient", "weight_gradient"]
 
 Ints = Sequence[int]
-
-_NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _GEOMETRY = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt[] after, SymInt groups"
 
@@ -62,42 +47,6 @@ weight_gradient: Any = torch.ops.upscore.conv_transpose_weight_gradient.default
 """``(x, y, kernel, stride, dilation, before, after, groups)``: W, (C_in, C_out/groups, *kernel)."""
 
 
-def is_native(x: Tensor) -> bool:
-    """Whether the engine computes this tensor, rather than torch's kernels."""
-    return x.is_cpu and x.dtype in _NATIVE and x.layout is torch.strided
-
-
-def records(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
-    """Whether autograd records this call."""
-    return torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad))
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def is_plain(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
-    """Whether only numbers are wanted of this call: no mode, tracer, transform or autocast has to see it."""
-    return (
-        type(x) is Tensor
-        and is_native(x)
-        and type(w) in _PLAIN
-        and w.dtype is x.dtype
-        and w.is_cpu
-        and (bias is None or (type(bias) in _PLAIN and bias.dtype is x.dtype and bias.is_cpu))
-        and not torch.is_autocast_enabled("cpu")
-        and not is_transformed()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-    )
-
-
-def is_transformed() -> bool:
-    """Inside forward-mode differentiation or a functorch transform (vmap, jvp, functionalize)."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-
-
 @functools.lru_cache(maxsize=1024)
 def _geometry(kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints) -> Geometry:
     return Geometry(kernel, stride, dilation, tuple(zip(before, after, strict=True)))
@@ -113,22 +62,6 @@ def _with_output(n: Ints, *terms: Ints) -> tuple[Geometry, tuple[int, ...]]:
 def _with_adjoint(m: Ints, *terms: Ints) -> tuple[Geometry, tuple[int, ...]]:
     geometry = _geometry(*terms)
     return geometry, geometry.adjoint_size(m)
-
-
-def memory_format(*tensors: Tensor) -> torch.memory_format:
-    """The format of a result, as torch chooses it: channels last when any argument is."""
-    last = _CHANNELS_LAST.get(tensors[0].dim())
-    if last is not None and any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors):
-        return last
-    return torch.contiguous_format
-
-
-def _tensor(numbers: Any, *like: Tensor) -> Tensor:
-    """The engine's result as a tensor of the dtype and memory format that its arguments ask for."""
-    y = torch.from_numpy(numbers)
-    if y.dtype is not like[0].dtype:
-        y = y.to(like[0].dtype)
-    return y if y.dim() == 3 else y.contiguous(memory_format=memory_format(*like))
 
 
 # --- T ---
@@ -147,26 +80,10 @@ def _run_conv_transpose(
     keep: bool,
 ) -> Tensor:
     """The transposed convolution of ``x`` (N, C_in, *n); ``keep`` keeps the packed weights for the next call."""
-    if not is_native(x):
+    if not native.is_native(x):
         return fallback.conv_transpose(x, w, bias, stride, dilation, before, after, groups)
     geometry, size = _with_output(*map(tuple, (x.shape[2:], w.shape[2:], stride, dilation, before, after)))
-    return run(x, w, bias, geometry, size, groups, keep=keep)
-
-
-def run(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    size: tuple[int, ...],
-    groups: int,
-    *,
-    keep: bool,
-    form: Form | None = None,
-) -> Tensor:
-    """The transposed convolution by the engine, without the dispatcher; ``form`` as in :func:`packing.pack`."""
-    packed = pack(w, bias, geometry, groups, keep=keep, form=form)
-    return _tensor(packed.run(array(x), geometry, size, threads=torch.get_num_threads()), x, w)
+    return native.conv_transpose(x, w, bias, geometry, size, groups, keep=keep)
 
 
 def _fake_conv_transpose(
@@ -182,7 +99,7 @@ def _fake_conv_transpose(
 ) -> Tensor:
     axes = zip(x.shape[2:], w.shape[2:], stride, dilation, before, after, strict=True)
     size = [(n - 1) * s + d * (k - 1) + 1 - lo - hi for n, k, s, d, lo, hi in axes]
-    return x.new_empty((x.shape[0], w.shape[1] * groups, *size)).contiguous(memory_format=memory_format(x, w))
+    return x.new_empty((x.shape[0], w.shape[1] * groups, *size)).contiguous(memory_format=native.memory_format(x, w))
 
 
 def _save_conv_transpose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -214,12 +131,10 @@ def _run_input_gradient(
     y: Tensor, w: Tensor, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
 ) -> Tensor:
     """The adjoint: the ordinary convolution of ``y`` (N, C_out, *m) with the same weights."""
-    if not is_native(y):
+    if not native.is_native(y):
         return fallback.input_gradient(y, w, stride, dilation, before, after, groups)
     geometry, size = _with_adjoint(*map(tuple, (y.shape[2:], w.shape[2:], stride, dilation, before, after)))
-    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True)
-    numbers = packed.run(array(y), geometry, size, threads=torch.get_num_threads())
-    return _tensor(numbers, y, w)
+    return native.input_gradient(y, w, geometry, size, groups)
 
 
 def _fake_input_gradient(
@@ -227,7 +142,7 @@ def _fake_input_gradient(
 ) -> Tensor:
     axes = zip(y.shape[2:], w.shape[2:], stride, dilation, before, after, strict=True)
     size = [(m + lo + hi - d * (k - 1) - 1) // s + 1 for m, k, s, d, lo, hi in axes]
-    return y.new_empty((y.shape[0], w.shape[0], *size)).contiguous(memory_format=memory_format(y, w))
+    return y.new_empty((y.shape[0], w.shape[0], *size)).contiguous(memory_format=native.memory_format(y, w))
 
 
 def _save_input_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -259,13 +174,10 @@ def _run_weight_gradient(
     x: Tensor, y: Tensor, kernel: Ints, stride: Ints, dilation: Ints, before: Ints, after: Ints, groups: int
 ) -> Tensor:
     """The gradient of the weights, (C_in, C_out/groups, *kernel), from input ``x`` and output gradient ``y``."""
-    if not is_native(x):
+    if not native.is_native(x):
         return fallback.weight_gradient(x, y, kernel, stride, dilation, before, after, groups)
     geometry = _geometry(*map(tuple, (kernel, stride, dilation, before, after)))
-    numbers = engine.weight_gradient(
-        array(x), array(y), geometry, groups, y.shape[1] // groups, threads=torch.get_num_threads()
-    )
-    return torch.from_numpy(numbers).to(x.dtype)
+    return native.weight_gradient(x, y, geometry, groups)
 
 
 def _fake_weight_gradient(
@@ -293,3 +205,33 @@ torch.library.register_fake("upscore::conv_transpose_weight_gradient", _fake_wei
 torch.library.register_autograd(
     "upscore::conv_transpose_weight_gradient", _weight_gradient_backward, setup_context=_save_weight_gradient
 )
+
+
+# --- T for autograd alone ---
+
+
+class Recorded(torch.autograd.Function):
+    """T of plain tensors without the dispatcher, whose toll small layers notice; its gradients are the same."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, size: tuple[int, ...], groups: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.geometry, ctx.groups = geometry, groups
+        return native.conv_transpose(x, w, bias, geometry, size, groups, keep=False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        geometry, groups = ctx.geometry, ctx.groups
+        of_x, of_w, of_bias = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() or not native.is_plain(g, w, None):
+            before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
+            terms = list(geometry.stride), list(geometry.dilation), before, after, groups
+            grad_x = input_gradient(g, w, *terms) if of_x else None
+            grad_w = weight_gradient(x, g, geometry.kernel, *terms) if of_w else None
+        else:
+            grad_x = native.input_gradient(g, w, geometry, x.shape[2:], groups) if of_x else None
+            grad_w = native.weight_gradient(x, g, geometry, groups) if of_w else None
+        return grad_x, grad_w, g.sum((0, *range(2, g.dim()))) if of_bias else None, None, None, None

@@ -24,7 +24,7 @@ from torch import Tensor
 from upscore import filters
 from upscore.engine import Array
 from upscore.geometry import Geometry
-from upscore.nn import operators
+from upscore.nn import native
 from upscore.nn.packing import can_keep
 
 __all__ = ["Fused", "saves_taps", "upsampled_conv"]
@@ -94,9 +94,9 @@ def upsampled_conv(
     True
     """
     fused = Fused(factor, before, after, dilation, groups)
-    if not operators.records(x, w, bias) and operators.is_plain(x, w, bias) and x.dim() == w.dim() and can_keep(w):
+    if not native.records(x, w, bias) and native.is_plain(x, w, bias) and x.dim() == w.dim() and can_keep(w):
         geometry, size = _settled(fused, tuple(w.shape[2:]), tuple(x.shape[2:]))
-        return operators.run(x, w, bias, geometry, size, fused.groups, keep=True, form=fused)
+        return native.conv_transpose(x, w, bias, geometry, size, fused.groups, keep=True, form=fused)
     y = F.interpolate(x, scale_factor=factor)
     if before == after:
         padding = before

@@ -1,0 +1,108 @@
+"""Tensors in, the engine, tensors out: what runs where torch's dispatcher has nothing to add.
+
+The three linear maps of :mod:`upscore.nn.operators` on CPU tensors that :func:`is_native` accepts. Results have the
+dtype of the first argument, and its memory format as torch chooses it. Nothing here is differentiable.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from upscore import engine
+from upscore.engine import Array
+from upscore.geometry import Geometry
+from upscore.nn.packing import Form, array, pack
+
+__all__ = [
+    "conv_transpose",
+    "input_gradient",
+    "is_native",
+    "is_plain",
+    "is_transformed",
+    "memory_format",
+    "records",
+    "weight_gradient",
+]
+
+_NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether the engine computes this tensor, rather than torch's kernels."""
+    return x.is_cpu and x.dtype in _NATIVE and x.layout is torch.strided
+
+
+def records(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
+    """Whether autograd records this call."""
+    return torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad))
+
+
+def is_plain(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
+    """Whether only numbers are wanted of this call: no mode, tracer, transform or autocast has to see it."""
+    return (
+        type(x) is Tensor
+        and is_native(x)
+        and type(w) in _PLAIN
+        and w.dtype is x.dtype
+        and w.is_cpu
+        and (bias is None or (type(bias) in _PLAIN and bias.dtype is x.dtype and bias.is_cpu))
+        and not torch.is_autocast_enabled("cpu")
+        and not is_transformed()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def is_transformed() -> bool:
+    """Inside forward-mode differentiation or a functorch transform (vmap, jvp, functionalize)."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def memory_format(*tensors: Tensor) -> torch.memory_format:
+    """The format of a result, as torch chooses it: channels last when any argument is."""
+    last = _CHANNELS_LAST.get(tensors[0].dim())
+    if last is not None and any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors):
+        return last
+    return torch.contiguous_format
+
+
+def _tensor(numbers: Array, *like: Tensor) -> Tensor:
+    """The engine's result as a tensor of the dtype and memory format that its arguments ask for."""
+    y = torch.from_numpy(numbers)
+    if y.dtype is not like[0].dtype:
+        y = y.to(like[0].dtype)
+    return y if y.dim() == 3 else y.contiguous(memory_format=memory_format(*like))
+
+
+def conv_transpose(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    size: tuple[int, ...],
+    groups: int,
+    *,
+    keep: bool,
+    form: Form | None = None,
+) -> Tensor:
+    """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
+    packed = pack(w, bias, geometry, groups, keep=keep, form=form)
+    return _tensor(packed.run(array(x), geometry, size, threads=torch.get_num_threads()), x, w)
+
+
+def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
+    """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
+    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True)
+    return _tensor(packed.run(array(y), geometry, size, threads=torch.get_num_threads()), y, w)
+
+
+def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:
+    """W of ``x`` (N, C_in, *n) and ``y`` (N, C_out, *m): (C_in, C_out/groups, *K)."""
+    share, threads = y.shape[1] // groups, torch.get_num_threads()
+    return torch.from_numpy(engine.weight_gradient(array(x), array(y), geometry, groups, share, threads)).to(x.dtype)
