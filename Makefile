@@ -11,12 +11,6 @@ sources := pyproject.toml $(wildcard CMakeLists.txt) $(shell find cpp src -type 
 engine_tests := $(wildcard tests/test_ops*.py tests/test_engine*.py tests/test_cpu*.py tests/test_pooling*.py)
 native := $(shell find cpp benchmarks -name '*.h' -o -name '*.cc')
 
-# On Linux the default torch of PyPI brings gigabytes of CUDA. Where PyTorch's CPU index answers, take its build;
-# `make demo TORCH_INDEX=` keeps the default one.
-TORCH_INDEX ?= $(shell $(PYTHON) -c 'import sys, urllib.request as u; \
-	sys.platform == "linux" and u.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5) \
-	and print("--extra-index-url https://download.pytorch.org/whl/cpu")' 2>/dev/null)
-
 .PHONY: help demo test lint format bench sanitize clean
 .DELETE_ON_ERROR:
 
@@ -64,7 +58,7 @@ $(VENV)/.tools: pyproject.toml constraints.txt
 
 # The build reuses build/, so that after an edit only what changed is compiled.
 $(VENV)/.installed-%: $(VENV)/.tools $(sources)
-	$(bin)/python -m pip install --constraint constraints.txt $(TORCH_INDEX) --no-build-isolation ".[$*]"
+	$(bin)/python -m pip install --constraint constraints.txt --no-build-isolation ".[$*]"
 	@touch $@
 
 build/sanitize/.built: $(VENV)/.tools $(sources)

@@ -163,8 +163,7 @@ class Scheduler {
           break;
         const Window window = row_window(offsets_, rows);
         const i64 lines = static_cast<i64>(window.lines.size());
-        if (window.extra >= 4096 ||
-            (rows * wide > 1 && !panel_fits(std::min(lines, rows > 1 ? lines : places_), wide * lanes_ + window.extra)))
+        if (!panel_fits(rows > 1 ? lines : std::min(lines, places_), wide * lanes_ + window.extra))
           break;
         const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
         const i64 tiles = down * across_now * (s_.positions / (row * column));
