@@ -8,7 +8,7 @@ PHOTO ?= examples/photo.png
 
 bin := $(VENV)/bin
 sources := pyproject.toml $(wildcard CMakeLists.txt) $(shell find cpp src -type f -not -name '*.pyc' -not -name '_engine.*')
-engine_tests := $(wildcard tests/test_ops*.py tests/test_engine*.py tests/test_cpu*.py tests/test_pooling*.py)
+engine_tests := $(wildcard tests/test_ops*.py tests/test_engine*.py tests/test_cpu*.py tests/test_arrays*.py tests/hostile/test_ops*.py)
 native := $(shell find cpp benchmarks -name '*.h' -o -name '*.cc')
 
 .PHONY: help demo test lint format bench sanitize clean
@@ -44,7 +44,8 @@ bench: $(VENV)/.installed-bench ## Race the engine against its peers; options: m
 # The sanitized engine lives in a directory of its own, so that it never mixes with the installed one.
 sanitize: $(VENV)/.installed-test build/sanitize/.built ## Run the engine's tests under ASan and UBSan
 	PYTHONPATH=build/sanitize/site LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	UPSCORE_SANITIZED=1 HYPOTHESIS_PROFILE=quick \
 	$(bin)/python -m pytest $(engine_tests) $(ARGS)
 
 clean: ## Remove what the other targets made, except .venv

@@ -18,6 +18,15 @@ FORWARD = [None, *(getattr(torch.nn.functional, f"conv_transpose{rank}d") for ra
 TOLERANCE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-14}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_for_torch():
+    """Its threads spin between thousands of tiny calls, and on a busy machine that takes minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A layer as its caller says it, and float32 arrays of numbers in [0.5, 1.5).
@@ -106,26 +115,25 @@ def check_against_torch(case: Case) -> None:
             assert relative_error(ours, leaf.grad) <= tolerance
 
 
-# 2,500 cases in all.
-@settings(max_examples=1000)
+# 2,500 cases in all under the default profile.
+@settings(max_examples=10 * settings.default.max_examples)
 @given(cases(1))
 def test_one_axis_against_torch(case):
     check_against_torch(case)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=10 * settings.default.max_examples)
 @given(cases(2))
 def test_two_axes_against_torch(case):
     check_against_torch(case)
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(cases(3))
 def test_three_axes_against_torch(case):
     check_against_torch(case)
 
 
-@settings(max_examples=60)
 @given(st.sampled_from([4, 5]).flatmap(cases))
 def test_more_axes_against_the_definition(case):
     y = reference.scatter(case.x, case.w, case.bias, geometry=case.geometry, groups=case.options["groups"])
@@ -140,7 +148,7 @@ def test_more_axes_against_the_definition(case):
             assert relative_error(ours, theirs) <= tolerance
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(st.integers(1, 3).flatmap(cases))
 def test_conv_against_torch(case):
     """With the same weights, from the other side; torch gets the padding by hand."""
@@ -168,7 +176,7 @@ def test_conv_against_torch(case):
         assert relative_error(ours, theirs) <= tolerance
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(st.integers(1, 5).flatmap(cases))
 def test_conv_is_the_adjoint(case):
     """<conv(y), x> == <y, conv_transpose(x)>, for numbers of both signs."""
