@@ -18,6 +18,11 @@ __all__ = ["Blob", "ParameterBlob"]
 Array = NDArray[np.float32]
 
 
+def _zeros(shape: tuple[int, ...]) -> Tensor:
+    """Zeros that take no memory before they are written: a net whose blobs are declared huge costs nothing to load."""
+    return torch.from_numpy(np.zeros(shape, np.float32))
+
+
 class _Memory:
     """One buffer of a blob, and the NumPy view of it that somebody may still hold."""
 
@@ -46,7 +51,7 @@ class _Memory:
     def reshape(self, shape: tuple[int, ...]) -> None:
         """Another shape, in the same memory where that is large enough, as Caffe does it."""
         if math.prod(shape) > self._flat.numel():
-            self._flat, self._view = torch.zeros(math.prod(shape)), None
+            self._flat, self._view = _zeros((math.prod(shape),)), None
         self.shape = shape
 
     def take(self, value: Tensor, *, own: bool) -> None:
@@ -76,7 +81,7 @@ class Blob:
     """
 
     def __init__(self, shape: Sequence[int] = ()) -> None:
-        self._data = _Memory(torch.zeros(tuple(shape)))
+        self._data = _Memory(_zeros(tuple(shape)))
         self._diff: _Memory | None = None
 
     @property
@@ -124,7 +129,7 @@ class Blob:
 
     def _gradient(self) -> _Memory:
         if self._diff is None:
-            self._diff = _Memory(torch.zeros(self.shape))
+            self._diff = _Memory(_zeros(self.shape))
         elif self._diff.shape != self.shape:
             self._diff.reshape(self.shape)
         return self._diff

@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,7 +110,8 @@ class CaffeModule(nn.Module):
                 f"{where} makes the net's blobs exceed {self._budget.max_bytes / 2**30:.3g} GiB; "
                 "if the net is meant to be that large, pass max_bytes="
             )
-        blob = torch.zeros(shape)
+        # NumPy's zeros are pages that take no memory until they are written; torch writes them.
+        blob = torch.empty(shape) if meta else torch.from_numpy(np.zeros(shape, np.float32))
         if filler is None:
             filler = schema.FillerParameter(value=default)
         self.blobs.append(nn.Parameter(fill(blob, filler), requires_grad=self.learned))

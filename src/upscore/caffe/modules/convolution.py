@@ -19,6 +19,7 @@ __all__ = ["Convolution", "Deconvolution", "Embed", "InnerProduct"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: up.conv_transpose1d, 2: up.conv_transpose2d, 3: up.conv_transpose3d}
+_TRACED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}  # what exporters know
 
 
 def _settings(param: Any) -> dict[str, Any]:
@@ -112,7 +113,9 @@ class Deconvolution(Convolution):
         g = self.geometry
         weight, bias = self.blobs[0], self.blobs[1] if len(self.blobs) > 1 else None
         pad = tuple(lo for lo, _ in g.crop)
-        return _CONV_TRANSPOSE[self.rank](x, weight, bias, g.stride, pad, 0, self.group, g.dilation)
+        return (_TRACED if tracing() else _CONV_TRANSPOSE)[self.rank](
+            x, weight, bias, g.stride, pad, 0, self.group, g.dilation
+        )
 
 
 class InnerProduct(CaffeModule):
