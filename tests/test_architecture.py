@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 # What a program may rely on. Removing or renaming one of these breaks somebody, so it fails here first.
 PUBLIC = {
     "upscore": """ArgumentError ArgumentTypeError CoordinateMap FileFormatError Geometry MissingDependencyError Phase
-        Plan Solution UpscoreError __version__ accelerate conv conv_transpose conv_transpose_backward cpu max_pool
-        max_unpool nn plan""",
+        Plan Solution UpscoreError __version__ accelerate caffe conv conv_transpose conv_transpose_backward cpu dialects
+        explain filters max_pool max_unpool networks nn plan reference""",
     "upscore.cpu": "active available force set_threads threads",
     "upscore.filters": "bilinear channelwise compose compose_weights dense diagonal nearest separable",
     "upscore.nn": """ConvTranspose1d ConvTranspose2d ConvTranspose3d MaxUnpool1d MaxUnpool2d MaxUnpool3d accelerate

@@ -14,8 +14,16 @@ from upscore.ops import Plan, conv, conv_transpose, conv_transpose_backward, pla
 from upscore.pooling import max_pool, max_unpool
 
 if TYPE_CHECKING:
+    from upscore import caffe as caffe
+    from upscore import dialects as dialects
+    from upscore import explain as explain
+    from upscore import filters as filters
+    from upscore import networks as networks
     from upscore import nn as nn
+    from upscore import reference as reference
     from upscore.nn import accelerate as accelerate
+
+_ROOMS = ("caffe", "dialects", "explain", "filters", "networks", "nn", "reference")
 
 __all__ = [
     "ArgumentError",
@@ -40,8 +48,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``upscore.nn`` and ``upscore.accelerate`` import torch when they are first used."""
-    if name not in ("accelerate", "nn"):
-        raise AttributeError(f"module 'upscore' has no attribute {name!r}")
-    nn = importlib.import_module("upscore.nn")
-    return nn if name == "nn" else nn.accelerate
+    """Rooms are imported when they are first used, and what they need with them: ``nn`` brings torch."""
+    if name in _ROOMS:
+        return importlib.import_module(f"upscore.{name}")
+    if name == "accelerate":
+        return importlib.import_module("upscore.nn").accelerate
+    raise AttributeError(f"module 'upscore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS, "accelerate"})
