@@ -24,7 +24,7 @@ from upscore.errors import FileFormatError
 __all__ = ["Field", "Floats", "Reader", "length_delimited", "open_reader", "tag", "varint"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_FIELDS = 400_000
+_MOST_FIELDS = 100_000
 _MOST_AXES = 32  # kMaxBlobAxes of Caffe's blob.hpp
 
 
