@@ -22,9 +22,11 @@ from upscore.geometry import Geometry, Ints, Pairs, per_axis
 from upscore.nn import fallback, native, operators
 from upscore.nn.errors import ShapeError, as_torch
 
-__all__ = ["Padding", "Terms", "apply", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "settle"]
+__all__ = ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 Padding = str | Pairs
+
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since torch 2.7
 
 
 class Terms(NamedTuple):
@@ -158,7 +160,7 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
             return native.conv_transpose(x, w, bias, geometry, size, terms.groups, keep=True)
         recorded: Tensor = operators.Recorded.apply(x, w, bias, geometry, size, terms.groups)  # type: ignore[no-untyped-call]
         return recorded
-    return _dispatch(x, w, bias, geometry, terms.groups, keep=not records or torch.compiler.is_exporting())
+    return _dispatch(x, w, bias, geometry, terms.groups, keep=not records or _is_exporting())
 
 
 def _dispatch(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, keep: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from upscore import engine
 from upscore.engine import Array
 from upscore.geometry import Geometry
-from upscore.nn.packing import Form, array, pack
+from upscore.nn.packing import CHANNELS_LAST, Form, array, pack
 
 __all__ = [
     "conv_transpose",
@@ -28,7 +28,6 @@ __all__ = [
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_native(x: Tensor) -> bool:
@@ -66,7 +65,7 @@ def is_transformed() -> bool:
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:
     """The format of a result, as torch chooses it: channels last when any argument is."""
-    last = _CHANNELS_LAST.get(tensors[0].dim())
+    last = CHANNELS_LAST.get(tensors[0].dim())
     if last is not None and any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors):
         return last
     return torch.contiguous_format

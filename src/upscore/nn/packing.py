@@ -6,7 +6,10 @@ weights, found again by compiled graphs, never pickled or deep-copied, and freed
 A change is noticed by the tensor's address, its version counter (every in-place operation, optimizer step and
 ``load_state_dict``), and a sample of the numbers, which is all of them up to 4096. What can escape is a change
 of a few numbers of a large weight behind autograd's back, through ``.data`` or a NumPy view, between two calls
-without gradients: call :func:`forget` after one. Calls that autograd records never use packed weights of before.
+without gradients: call :func:`forget` after one.
+
+Packed at every call are weights for a call that autograd records, that are themselves recorded results or made in
+inference mode, and that lie in memory with holes.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from upscore import cpu
 from upscore.engine import Array, Packed
 from upscore.geometry import Geometry
 
-__all__ = ["Form", "array", "can_keep", "forget", "pack"]
+__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "pack"]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Form = Callable[[Array], Array]
 _Key = tuple[tuple[int, ...], tuple[int, ...], int, str, Form | None]
@@ -39,10 +44,8 @@ class _Watch:
         self._address, self._version = t.data_ptr(), t._version
         t = t.detach()
         numbers = (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy()  # which NumPy does not know
-        if not numbers.flags.c_contiguous:
-            order = sorted(range(t.dim()), key=t.stride, reverse=True)
-            numbers = numbers.transpose(order) if numbers.transpose(order).flags.c_contiguous else numbers.copy()
-        flat = numbers.reshape(-1)
+        order = sorted(range(t.dim()), key=lambda axis: -t.stride(axis))
+        flat = numbers.transpose(order).reshape(-1)  # a view, in the order of the memory
         # An odd step, so that the samples wander over the taps.
         self._sample = flat if flat.size <= _SAMPLE_ALL else flat[:: flat.size // _SAMPLES | 1]
         self._bytes = self._sample.tobytes()
@@ -76,7 +79,7 @@ def pack(
         numbers = array(w) if form is None else form(array(w))
         return Packed(numbers, None if bias is None else array(bias), geometry, groups)
 
-    if not (keep and can_keep(w) and (bias is None or not bias.is_inference())):
+    if not (keep and can_keep(w) and (bias is None or can_keep(bias))):
         return fresh()
     key = geometry.stride, geometry.dilation, groups, cpu.active(), form
     entry = _entries.get(id(w))
@@ -100,7 +103,13 @@ def pack(
 
 def can_keep(w: Tensor) -> bool:
     """Whether changes of ``w`` can be noticed, and it lives longer than a call."""
-    return w.grad_fn is None and not w.is_inference()
+    return w.grad_fn is None and not w.is_inference() and _is_whole(w)
+
+
+def _is_whole(t: Tensor) -> bool:
+    """Whether the numbers lie in memory without holes, channels first or last."""
+    last = CHANNELS_LAST.get(t.dim())
+    return t.is_contiguous() or (last is not None and t.is_contiguous(memory_format=last))
 
 
 def _drop(number: int, weight: weakref.ref[Tensor]) -> None:
