@@ -52,7 +52,7 @@ def _data_shape(param: Any) -> tuple[Shape | None, Shape | None]:
             data = (p.batch_size, channels, crop, crop)
         elif getattr(p, "new_height", 0) and getattr(p, "new_width", 0):
             data = (p.batch_size, channels, p.new_height, p.new_width)
-        if name == "dense_image_data_param":
+        if name == "dense_image_data_param" or param.type.endswith("SegData"):
             label = (p.batch_size, 1, *data[2:]) if data else None
     return data, label
 
