@@ -12,7 +12,7 @@ namespace {
 
 constexpr i64 kTableBytes = 256 << 10;  // of weights per channel
 constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
-constexpr i64 kSerialWork = 1 << 17;    // outputs below which waking another thread costs more
+constexpr i64 kSerialWork = 1 << 19;    // outputs below which waking another thread costs more
 
 }  // namespace
 

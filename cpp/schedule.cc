@@ -8,7 +8,7 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kSerialWork = 1 << 19;    // multiplications below which waking another thread costs more
+constexpr i64 kSerialWork = 6 << 20;    // multiplications below which waking another thread costs more
 constexpr i64 kMaxVectors = 12;         // vectors of positions in a tile
 constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
 constexpr i64 kStaging = 4096;          // numbers put together before they are written
@@ -163,8 +163,7 @@ class Scheduler {
           break;
         const Window window = row_window(offsets_, rows);
         const i64 lines = static_cast<i64>(window.lines.size());
-        if (!panel_fits(rows > 1 ? lines : std::min(lines, places_), wide * lanes_ + window.extra))
-          break;
+        if (!panel_fits(rows > 1 ? lines : std::min(lines, places_), wide * lanes_ + window.extra)) break;
         const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
         const i64 tiles = down * across_now * (s_.positions / (row * column));
         if (tiles * layer_.groups < enough_ && rows * wide > widest) break;

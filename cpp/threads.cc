@@ -22,6 +22,16 @@ int usable_cores() {
 
 std::atomic<int> wanted{0};
 
+constexpr int kLooks = 1000;  // some tens of microseconds
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 class Pool {
  public:
   void run(i64 count, int threads, const std::function<void(i64)>& task) {
@@ -38,14 +48,16 @@ class Pool {
       count_ = count;
       next_.store(0, std::memory_order_relaxed);
       helpers_ = helpers;
-      running_ = helpers;
+      running_.store(helpers, std::memory_order_relaxed);
       error_ = nullptr;
       ++round_;
     }
     wake_.notify_all();
     take();
+    // The helpers are about to finish too: looking a moment is quicker than to sleep and be woken.
+    for (int i = 0; i < kLooks && running_.load(std::memory_order_acquire) != 0; ++i) relax();
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return running_ == 0; });
+    done_.wait(lock, [this] { return running_.load(std::memory_order_acquire) == 0; });
     if (error_) std::rethrow_exception(error_);
   }
 
@@ -70,7 +82,7 @@ class Pool {
       lock.unlock();
       take();
       lock.lock();
-      if (--running_ == 0) done_.notify_one();
+      if (running_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
   }
 
@@ -80,7 +92,8 @@ class Pool {
   const std::function<void(i64)>* task_ = nullptr;
   i64 count_ = 0;
   std::atomic<i64> next_{0};
-  int helpers_ = 0, running_ = 0;
+  std::atomic<int> running_{0};
+  int helpers_ = 0;
   std::uint64_t round_ = 0;
   std::exception_ptr error_;
 };

@@ -13,7 +13,7 @@ namespace {
 
 constexpr i64 kSliceBytes = 2 << 20;  // of partial gradients, where there are too few tasks otherwise
 constexpr i64 kTasks = 16;
-constexpr i64 kSerialWork = 1 << 19;  // multiplications below which waking another thread costs more
+constexpr i64 kSerialWork = 6 << 20;  // multiplications below which waking another thread costs more
 
 }  // namespace
 
