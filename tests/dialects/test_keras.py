@@ -89,20 +89,20 @@ def test_the_old_torch_backend_was_a_pixel_off_and_compare_says_which_way() -> N
     assert str(found).startswith("the second output is shifted 1 pixel up and 1 pixel left; sizes agree; kernels: same")
 
 
-def test_the_old_torch_backend_as_keras_still_has_it() -> None:
+def test_the_old_torch_backend_as_keras_still_has_it(worker: Callable[[str], Worker]) -> None:
     """Keras keeps the function that computed the symmetric padding; it is the oracle here."""
-    from keras.src.backend.common.backend_utils import compute_conv_transpose_padding_args_for_torch as old
-
-    for k in range(1, 7):
-        for s in range(1, 5):
-            for mode in ("same", "valid"):
-                for more in (None, *range(s)):
-                    with np.testing.suppress_warnings() as quiet:
-                        quiet.filter(UserWarning)
-                        pads, extra = old((1, 4, 1), (k, 1, 1), s, mode, more, 1)
-                    said = {"filters": 1, "kernel_size": k, "strides": s, "padding": mode, "output_padding": more}
-                    layer = keras.read(said, c_in=1, rank=1, backend="torch-symmetric")
-                    assert layer.geometry.crop == ((pads[0], pads[0] - extra[0]),), said
+    cases = [
+        (k, s, mode, more)
+        for k in range(1, 7)
+        for s in range(1, 5)
+        for mode in ("same", "valid")
+        for more in (None, *range(s))
+    ]
+    found = worker("torch")([("old_torch_padding", (case, None, None)) for case in cases])
+    for (k, s, mode, more), (pad, extra) in zip(cases, found, strict=True):
+        said = {"filters": 1, "kernel_size": k, "strides": s, "padding": mode, "output_padding": more}
+        layer = keras.read(said, c_in=1, rank=1, backend="torch-symmetric")
+        assert layer.geometry.crop == ((pad, pad - extra),), said
 
 
 @pytest.mark.parametrize("size", [(2, 3), (3, 2), (4, 4)])

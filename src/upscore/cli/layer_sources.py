@@ -6,7 +6,8 @@ import ast
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from upscore.errors import ArgumentError, FileFormatError, MissingDependencyErro
 
 __all__ = ["Found", "find", "typed_layer", "typed_parameters"]
 
-Found = tuple[str, str, Layer]
-"""The system, the layer's name, and the layer."""
+Found = tuple[str, str, Callable[[], Layer]]
+"""The system, the layer's name, and what reads the layer: one that cannot be read must not hide its neighbours."""
 
 # What a size does not depend on, filled in so that nobody has to type it.
 _CHANNELS: dict[str, dict[Any, int]] = {
@@ -116,7 +117,7 @@ def _prototxt(path: Path, weights: Path | None, c_in: int | None, input_size: An
         channels = c_in or (
             None if arrays else said.get("group", 1) if said.get("group", 1) > 1 else said["num_output"]
         )
-        yield "caffe", layer.name, get("caffe").read(said, arrays or None, c_in=None if arrays else channels)
+        yield "caffe", layer.name, partial(get("caffe").read, said, arrays or None, c_in=None if arrays else channels)
 
 
 def _plain(value: Any) -> Any:
@@ -141,7 +142,7 @@ def _onnx(path: Path, weights: Path | None, c_in: int | None, input_size: Any) -
             found = {k: numpy_helper.to_array(arrays[n]) for k, n in names.items() if n in arrays}
             if "W" not in found:
                 raise FileFormatError(f"{path}: the weights of node {node.name or i} are no initializer")
-            yield "onnx", node.name or f"node{i}", get("onnx").read(node, found, input_size=input_size)
+            yield "onnx", node.name or f"node{i}", partial(get("onnx").read, node, found, input_size=input_size)
 
 
 def _keras(path: Path, weights: Path | None, c_in: int | None, input_size: Any) -> Iterable[Found]:
@@ -151,7 +152,7 @@ def _keras(path: Path, weights: Path | None, c_in: int | None, input_size: Any) 
         raise FileFormatError(f"{path}: not JSON ({error})") from error
     for layer in _layers(config):
         name = layer["config"].get("name", "layer")
-        yield "keras", name, get("keras").read(layer, c_in=c_in or layer["config"]["filters"])
+        yield "keras", name, partial(get("keras").read, layer, c_in=c_in or layer["config"]["filters"])
 
 
 def _layers(config: Any) -> Iterable[dict[str, Any]]:
@@ -172,7 +173,7 @@ def _layers(config: Any) -> Iterable[dict[str, Any]]:
 def _ncnn(path: Path, weights: Path | None, c_in: int | None, input_size: Any) -> Iterable[Found]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("Deconvolution"):
-            yield "ncnn", line.split()[1], get("ncnn").read(line, c_in=c_in, input_size=input_size)
+            yield "ncnn", line.split()[1], partial(get("ncnn").read, line, c_in=c_in, input_size=input_size)
 
 
 def _torch(source: str) -> Iterable[Found]:
@@ -188,7 +189,7 @@ def _torch(source: str) -> Iterable[Found]:
         ) from error
     for name in path.split("."):
         if not hasattr(value, name):
-            raise ArgumentError("source", f"an attribute of {value!r:.80}", name, f"{module_name}:name")
+            raise ArgumentError("source", f"an attribute of a {type(value).__name__}", name, f"{module_name}:name")
         value = getattr(value, name)
         if callable(value) and not isinstance(value, nn.Module):
             value = value()
@@ -196,4 +197,4 @@ def _torch(source: str) -> Iterable[Found]:
         raise ArgumentError("source", "a torch.nn.Module", f"{type(value).__name__} at {source}", "models:net.decoder")
     for name, module in value.named_modules():
         if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-            yield "pytorch", name or path, get("pytorch").read(module)
+            yield "pytorch", name or path, partial(get("pytorch").read, module)

@@ -82,8 +82,8 @@ def _layer(
         chosen = [f for f in found if name in (None, f[1])]
         if len(chosen) != 1:
             raise ArgumentError("--layer", f"one of {', '.join(names)}", name, f"--layer {names[0]}")
-        system, _, layer = chosen[0]
-        return system, layer
+        system, _, read = chosen[0]
+        return system, read()
     if source is None:
         raise ArgumentError("--from", "the system whose parameters these are", None, "--from caffe")
     return source, layer_sources.typed_layer(source, words, c_in=c_in, input_size=size)

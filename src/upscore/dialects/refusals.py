@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 from upscore.dialects import SYSTEMS, get
 from upscore.dialects.layer import Layer
 from upscore.dialects.translation import RefusalError
@@ -67,3 +71,16 @@ def reasons_table() -> str:
                 why = f"`{refusal.argument}`: takes {refusal.expected}, here {refusal.got}"
                 lines.append(f"| {refusal.system} | {feature} | {why} | {refusal.closest} |")
     return "\n".join(lines)
+
+
+def renew(document: Path) -> None:
+    """Put both tables into a Markdown file: where ``<!-- table: generated -->`` and ``reasons`` mark them."""
+    text = document.read_text(encoding="utf-8")
+    for name, made in (("table", table()), ("reasons", reasons_table())):
+        marks = rf"(<!-- {name}: generated -->\n\n).*?(\n\n<!-- end -->)"
+        text = re.sub(marks, lambda m, made=made: f"{m[1]}{made}{m[2]}", text, flags=re.S)  # type: ignore[misc]
+    document.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    renew(Path(sys.argv[1]))
