@@ -44,7 +44,8 @@ class _Watch:
         self._address, self._version = t.data_ptr(), t._version
         t = t.detach()
         numbers = (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy()  # which NumPy does not know
-        order = sorted(range(t.dim()), key=lambda axis: -t.stride(axis))
+        strides = t.stride()
+        order = sorted(range(t.dim()), key=lambda axis: -strides[axis])
         flat = numbers.transpose(order).reshape(-1)  # a view, in the order of the memory
         # An odd step, so that the samples wander over the taps.
         self._sample = flat if flat.size <= _SAMPLE_ALL else flat[:: flat.size // _SAMPLES | 1]
