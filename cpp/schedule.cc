@@ -98,7 +98,9 @@ class Scheduler {
       most_taps_ = std::max(most_taps_, static_cast<i64>(phase.offset_of.size()));
       s_.phases.push_back(std::move(phase));
     });
-    places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, Limits::offsets);
+    // Where phases have few taps in a wide window, their many columns leave room for fewer places.
+    const i64 fit = Limits::panel_bytes / (packing_.columns * lanes_ * target_.number_bytes);
+    places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, std::min(Limits::offsets, fit));
   }
 
   void share_work() {

@@ -32,6 +32,7 @@ LAYERS = {
     "stride one": ((1, 32, 15, 18), (32, 24, 3, 3), Geometry((3, 3), 1, crop=1), 1),
     "odd stride, groups": ((1, 30, 13, 14), (30, 7, 5, 4), Geometry((5, 4), (3, 5), crop=((-2, 1), (0, -3))), 3),
     "dilated": ((1, 16, 17, 12), (16, 12, 3, 4), Geometry((3, 4), (2, 3), (3, 2)), 1),
+    "taps far apart": ((1, 512, 6, 7), (512, 8, 8, 8), Geometry((8, 8), (8, 8), (9, 9)), 1),
     "holes": ((1, 40, 23, 20), (40, 20, 2, 1), Geometry((2, 1), (3, 4)), 1),
     "one axis": ((2, 64, 150), (64, 48, 16), Geometry(16, 8, crop=4), 1),
     "short and wide": ((1, 257, 60), (257, 1, 128), Geometry(128, 32), 1),
@@ -355,8 +356,9 @@ def test_200_calls_do_not_grow_the_process():
 
 @needs_proc
 @sanitized
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_scratch_of_a_thread_stays_under_2_mib(name):
+def test_scratch_of_a_thread_stays_under_2_mib(name, dtype):
     """What 8 threads hold more than the arrays do, shared out: scratch, stacks, and all book-keeping."""
     x_shape, w_shape, geometry, groups = LAYERS[name]
     x_shape = (4 * x_shape[0], *x_shape[1:])
@@ -366,8 +368,8 @@ def test_scratch_of_a_thread_stays_under_2_mib(name):
         from upscore.geometry import Geometry
         geometry, threads = {geometry}, 8
         size = geometry.output_size({x_shape[2:]})
-        x, w = np.ones({x_shape}, np.float32), np.ones({w_shape}, np.float32)
-        y = np.ones(({x_shape[0]}, {w_shape[1] * groups}, *size), np.float32)
+        x, w = np.ones({x_shape}, np.{dtype}), np.ones({w_shape}, np.{dtype})
+        y = np.ones(({x_shape[0]}, {w_shape[1] * groups}, *size), np.{dtype})
         packed = engine.Packed(w, None, geometry, {groups})
         before = resident()
         for _ in range(30):
