@@ -128,7 +128,8 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     if image.mode.startswith("I"):
         image, bits = _grey16(path, image), 16
     elif low is None:
-        converted = image.convert(_target_mode(path, image))
+        target = _target_mode(path, image)
+        converted = image if image.mode == target else image.convert(target)  # convert always copies
         if image.mode in ("CMYK", "YCbCr", "LAB"):
             icc = None  # it described the colours before the conversion
             notes.append(f"converted from {image.mode} to RGB")
