@@ -129,16 +129,29 @@ def to_onnx(graph: Graph, path: str | os.PathLike[str]) -> float:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "writing ONNX", "onnx")
-    import onnxruntime  # type: ignore[import-untyped]
-
     inputs = _random_inputs(graph)
+    program = _export(graph, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "net.onnx"
+        program.save(trial, external_data=_is_large(graph))
+        worst = _compare(graph, inputs, _run_onnx(graph, inputs, trial), "the ONNX model")
+    if _is_large(graph):
+        program.save(path, external_data=True)
+    else:
+        with replacing(Path(path)) as temporary:
+            program.save(temporary, external_data=False)
+    return worst
+
+
+def _export(graph: Graph, inputs: Mapping[str, Tensor]) -> Any:
+    """The net as torch's exporter writes it, without its chatter."""
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's own, about its own future
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 _Outputs(graph).eval(),
                 tuple(inputs.values()),
                 dynamo=True,
@@ -146,22 +159,22 @@ def to_onnx(graph: Graph, path: str | os.PathLike[str]) -> float:
                 input_names=list(inputs),
                 output_names=graph.outputs,
             )
+    except Exception as error:  # whatever the exporter stumbles over, the net has no ONNX
+        cause = error.__cause__ or error
+        raise ConversionError(f"torch cannot export the net to ONNX: {str(cause).splitlines()[0]}") from error
     finally:
         quiet.setLevel(level)
-    assert program is not None
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "net.onnx"
-        program.save(trial, external_data=_is_large(graph))
-        session = onnxruntime.InferenceSession(str(trial), providers=["CPUExecutionProvider"])
+
+
+def _run_onnx(graph: Graph, inputs: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         fed = {i.name: inputs[i.name].numpy() for i in session.get_inputs()}
-        found = dict(zip(graph.outputs, session.run(None, fed), strict=True))
-    worst = _compare(graph, inputs, found, "the ONNX model")
-    if _is_large(graph):
-        program.save(path, external_data=True)
-    else:
-        with replacing(Path(path)) as temporary:
-            program.save(temporary, external_data=False)
-    return worst
+        return dict(zip(graph.outputs, session.run(None, fed), strict=True))
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ConversionError(f"ONNX Runtime does not run the model: {str(error).splitlines()[0]}") from error
 
 
 def _is_large(graph: Graph) -> bool:

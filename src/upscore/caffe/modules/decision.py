@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from upscore.caffe.modules.base import CaffeModule, Shape
+from upscore.caffe.modules.base import CaffeModule, Shape, tracing
 from upscore.caffe.modules.loss import _LabelLoss
 
 __all__ = ["Accuracy", "ArgMax"]
@@ -38,6 +38,8 @@ class ArgMax(CaffeModule):
         last = x.shape[axis] - 1
         if p.top_k == 1:
             index = last - x.flip(axis).argmax(axis, keepdim=True)
+        elif tracing():  # ONNX has no stable sort, but its TopK takes the smaller index of ties
+            index = last - x.flip(axis).topk(p.top_k, axis).indices
         else:  # a stable sort of the reversed values keeps the largest index first
             index = last - x.flip(axis).sort(dim=axis, descending=True, stable=True).indices.narrow(axis, 0, p.top_k)
         values, index = x.gather(axis, index), index.to(x.dtype)

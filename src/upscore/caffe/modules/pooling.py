@@ -132,7 +132,7 @@ class Pooling(CaffeModule):
         kernel = self._kernel(x.shape[2:])
         if self._as_torch(x.shape[2:], kernel):
             return F.avg_pool2d(x, kernel, self.stride, self.pad, not self.floor, True)
-        sums = F.avg_pool2d(F.pad(x, self._frame(x, kernel)), kernel, self.stride, divisor_override=1)
+        sums = F.avg_pool2d(F.pad(x, self._frame(x, kernel)), kernel, self.stride) * (kernel[0] * kernel[1])
         spans = []
         for n, k, s, p, m in zip(x.shape[2:], kernel, self.stride, self.pad, self.sizes(x.shape[2:]), strict=True):
             start = torch.arange(m, dtype=x.dtype) * s - p
@@ -144,8 +144,8 @@ class Pooling(CaffeModule):
         """The expectation of a draw in proportion to the values: ``sum(x^2) / sum(x)``, 0 where the sum is not > 0."""
         kernel = self._kernel(x.shape[2:])
         framed = F.pad(x, self._frame(x, kernel))
-        total = F.avg_pool2d(framed, kernel, self.stride, divisor_override=1)
-        squares = F.avg_pool2d(framed * framed, kernel, self.stride, divisor_override=1)
+        total = F.avg_pool2d(framed, kernel, self.stride)
+        squares = F.avg_pool2d(framed * framed, kernel, self.stride)
         return torch.where(total > 0, squares / torch.where(total > 0, total, 1), 0)
 
 
