@@ -80,6 +80,11 @@ def test_a_system_that_cannot_run_here_is_not_proved() -> None:
     assert "vl_nnconvt" in found["code"]
 
 
+def test_what_is_too_large_to_try_is_not_tried() -> None:
+    words = ("kernel_size=4", "stride=2", "num_output=1", "--from", "caffe", "--to", "signal", "--input", 100000)
+    assert answer(*words)["to"][0]["proof"] == "not proved: too large to try; give a smaller --input"
+
+
 def test_an_input_size_gives_the_output_shape() -> None:
     words = (
         "kernel_size=4",
@@ -207,6 +212,8 @@ def test_a_path_to_a_torch_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("kernel_size=4 --from mxnet --to caffe", "system: expected one of caffe"),
         ("kernel_size=4 --from caffe --to mxnet", "system: expected one of caffe"),
         ("kernel_size=4 stride --from caffe --to onnx", "parameter: expected name=value, got 'stride'"),
+        ("kernel_size=4 num_output=many --from caffe --to onnx", "parameters: expected values of the right kind, got"),
+        ("kernel_size=99999 --from caffe --to onnx", r"layer: expected at most 67108864 weights, got \(1, 1, 99999"),
         ("nothing.txt --to caffe", r"source: expected a \.prototxt, \.onnx, \.json or \.param file"),
         ("kernel_size=4 --from caffe --to onnx --save x.npz", "--save: expected a source with weights"),
         ("a.onnx --to onnx --to caffe --save x.npz", "--save: expected one --to"),

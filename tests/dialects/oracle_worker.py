@@ -117,7 +117,11 @@ def keras(job):
     p, w, x = job
     p = {"data_format": "channels_last", **p}
     front = p["data_format"] == "channels_first"
-    # weights as initial values: anything random would be compiled for every shape by JAX
+    # weights as initial values, on the device: JAX would compile a program for every shape that it fills or converts
+    if os.environ["KERAS_BACKEND"] == "jax":
+        import jax as j
+
+        w = {name: j.device_put(value) for name, value in w.items()}
     p |= {f"{name}_initializer": (lambda shape, dtype=None, value=value: value) for name, value in w.items()}
     layer = getattr(k.layers, f"Conv{x.ndim - 2}DTranspose")(**p)
     layer.build(x.shape if front else (len(x), *x.shape[2:], x.shape[1]))
@@ -173,6 +177,19 @@ def flax(job):
 
     p, w, _ = job
     return lambda x: _moved(lambda x: nn.ConvTranspose(**p).apply({"params": w}, x), x)
+
+
+def nnx(job):
+    """Flax' newer module, which keeps its weights itself."""
+    from flax import nnx as fx
+
+    p, w, x = job
+    p = dict(p)
+    layer = fx.ConvTranspose(x.shape[1], p.pop("features"), rngs=fx.Rngs(0), **p)
+    layer.kernel = fx.Param(w["kernel"])
+    if "bias" in w:
+        layer.bias = fx.Param(w["bias"])
+    return lambda x: _moved(layer, x)
 
 
 def haiku(job):

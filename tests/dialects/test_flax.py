@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dialects.oracles import Case, Worker, check_code, check_reads_and_writes, draw_examples, integers, needs
+from dialects.oracles import (
+    Case,
+    Worker,
+    assert_same,
+    check_code,
+    check_reads_and_writes,
+    draw_examples,
+    integers,
+    needs,
+)
 from hypothesis import strategies as st
 
 from upscore.dialects import Layer, RefusalError, compare, flax, jax
@@ -50,6 +59,12 @@ def test_five_hundred_modules(worker: Callable[[str], Worker]) -> None:
 
 def test_code_runs(worker: Callable[[str], Worker]) -> None:
     check_code("flax", worker("jax"), 8)
+
+
+def test_nnx_computes_what_linen_computes(worker: Callable[[str], Worker]) -> None:
+    cases = draw_examples(modules(), 10)
+    for case, y in zip(cases, worker("jax").evaluate("nnx")(cases), strict=True):
+        assert_same(y, flax.read(case.parameters, case.weights), case.x, case.parameters)
 
 
 def test_the_default_kernel_is_flipped_against_a_transposed_one() -> None:

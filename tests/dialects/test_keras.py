@@ -176,6 +176,18 @@ def test_what_keras_does_not_take(parameters: dict[str, Any], message: str) -> N
         keras.read({"filters": 1, "kernel_size": 3, **parameters}, c_in=1)
 
 
+def test_an_upsampling_is_read_by_its_size() -> None:
+    assert keras.read({"size": (2, 3)}, c_in=4) == keras.upsampling((2, 3), 4)
+    said = {
+        "class_name": "UpSampling2D",
+        "config": {"size": 2, "interpolation": "bilinear", "data_format": "channels_last"},
+    }
+    assert keras.read(said, c_in=1) == keras.upsampling(2, 1, interpolation="bilinear")
+    assert keras.read({"class_name": "UpSampling3D", "config": {"size": (1, 2, 3)}}, c_in=1).rank == 3
+    with pytest.raises(ArgumentError, match="c_in: expected the number of channels, which UpSampling does not say"):
+        keras.read({"size": 2})
+
+
 def test_what_is_no_layer() -> None:
     with pytest.raises(ArgumentError, match=r"layer: expected a keras\.layers.Conv2DTranspose, got int"):
         keras.read(3)

@@ -121,6 +121,14 @@ def test_what_ncnn_does_not_take() -> None:
         ncnn.read({0: 1, 1: 3, 9: 1}, c_in=1)
     with pytest.raises(ArgumentError, match=r"line: expected a Deconvolution line of a \.param file, got 'Convolution"):
         ncnn.read("Convolution up 1 1 x y 0=1")
+    for line in (
+        "Deconvolution up 1 1 x y 0=a",
+        "Deconvolution up 1 one x y",
+        "Deconvolution up 1 1 x y 0",
+        "Deconvolution a 1 1 x y 0=inf",
+    ):
+        with pytest.raises(ArgumentError, match="line: expected number=number after the names of the blobs"):
+            ncnn.read(line)
     with pytest.raises(ArgumentError, match="parameters: expected names that ncnn has, got 33"):
         ncnn.read({0: 1, 1: 3, 33: 1}, c_in=1)
     with pytest.raises(ArgumentError, match=r"20 \(output_w\): expected a size of at most \(7, 7\), got \(8, 8\)"):

@@ -114,6 +114,12 @@ def test_output_padding_uncovers_and_does_not_fill() -> None:
     assert (y[0, 0, -1] == [1, 2, 1, 2, 1, 1]).all()
 
 
+def test_double_weights_stay_double() -> None:
+    weight = np.full((1, 1, 2, 3), 1 / 3)
+    layer = Layer.from_weight(Geometry((2, 3), 2), weight)
+    assert pytorch.run(layer, np.ones((1, 1, 1, 1)))[0, 0, 0, 0] == 1 / 3
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -6,15 +6,18 @@ import ast
 import importlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from upscore.dialects import Layer, get
-from upscore.errors import ArgumentError, FileFormatError, MissingDependencyError
+from upscore.errors import ArgumentError, FileFormatError, MissingDependencyError, UpscoreError
 
-__all__ = ["Found", "find", "typed_layer", "typed_parameters"]
+__all__ = ["Found", "find", "typed_layer", "typed_parameters", "understood"]
+
+MOST_WEIGHTS = 2**26
 
 Found = tuple[str, str, Callable[[], Layer]]
 """The system, the layer's name, and what reads the layer: one that cannot be read must not hide its neighbours."""
@@ -60,10 +63,28 @@ def typed_layer(
     """The layer that typed parameters say in a system; channels that were not typed are 1."""
     parameters = {**_CHANNELS.get(system, {}), **typed_parameters(words)}
     if system == "caffe":
-        c_in = c_in or parameters.get("group", 1)
-    if parameters.get("in_channels", 1) % parameters.get("groups", 1):
-        raise ArgumentError("groups", "a divisor of in_channels", parameters["groups"], "in_channels=4 groups=2")
-    return get(system).read(parameters, c_in=c_in or 1, input_size=input_size, rank=rank)
+        c_in = c_in or parameters.get("group")
+    dialect = get(system)
+    return understood(partial(dialect.read, parameters, c_in=c_in or 1, input_size=input_size, rank=rank))
+
+
+def understood(read: Callable[[], Layer]) -> Layer:
+    """The layer that ``read`` returns; values of a kind that the dialect did not expect are an ArgumentError, too.
+
+    >>> understood(partial(get("caffe").read, {"num_output": "many"}, c_in=1))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    upscore.errors.ArgumentError: parameters: expected values of the right kind, got ...
+    """
+    try:
+        layer = read()
+    except UpscoreError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ArgumentError("parameters", "values of the right kind", error, "kernel_size=4 stride=2") from error
+    if math.prod(layer.weight_shape) > MOST_WEIGHTS:
+        raise ArgumentError("layer", f"at most {MOST_WEIGHTS} weights", layer.weight_shape, "kernel_size=4")
+    return layer
 
 
 def find(source: str, *, weights: Path | None = None, c_in: int | None = None, input_size: Any = None) -> list[Found]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from upscore.errors import ArgumentError, UpscoreError
 
 __all__ = ["translate"]
 
+MOST_NUMBERS = 2**24
 EXAMPLES = """
 Examples:\n
   upscore translate kernel_size=4 stride=2 pad=1 num_output=3 --from caffe --to pytorch\n
@@ -83,7 +85,7 @@ def _layer(
         if len(chosen) != 1:
             raise ArgumentError("--layer", f"one of {', '.join(names)}", name, f"--layer {names[0]}")
         system, _, read = chosen[0]
-        return system, read()
+        return system, layer_sources.understood(read)
     if source is None:
         raise ArgumentError("--from", "the system whose parameters these are", None, "--from caffe")
     return source, layer_sources.typed_layer(source, words, c_in=c_in, input_size=size)
@@ -125,6 +127,8 @@ def _proof(layer: Any, dialect: Any, sizes: tuple[int, ...] | None) -> str:
     if not hasattr(dialect, "run"):
         return f"not proved: {dialect.SYSTEM} cannot be run from here"
     n = sizes or tuple(max(4, least) for least in layer.smallest_input())
+    if max(math.prod((layer.c_in, *n)), math.prod((layer.c_out, *layer.output_size(n)))) > MOST_NUMBERS:
+        return "not proved: too large to try; give a smaller --input"
     draw = np.random.default_rng(0)
     x = draw.integers(-4, 5, (2, layer.c_in, *n)).astype(np.float32)
     try:

@@ -74,7 +74,7 @@ def _torch_symmetric_crop(s: int, e: int, padding: str, extra: int | None) -> tu
 def _source(source: Any, weights: Weights | None) -> tuple[dict[str, Any], Weights | None]:
     """Constructor arguments out of a config, a serialised layer or a layer object."""
     if not isinstance(source, Mapping):
-        if not hasattr(source, "get_config"):
+        if not hasattr(source, "get_config") or not hasattr(source, "get_weights"):
             raise ArgumentError(
                 "layer", "a keras.layers.Conv2DTranspose", type(source).__name__, "model.get_layer(name)"
             )
@@ -100,10 +100,11 @@ def read(
     input_size: Ints | None = None,
     backend: str | None = None,
 ) -> Layer:
-    """A ``Conv{1,2,3}DTranspose`` in the normal form.
+    """A ``Conv{1,2,3}DTranspose``, or an ``UpSampling{1,2,3}D`` (see :func:`upsampling`), in the normal form.
 
     Args:
         parameters: the constructor's arguments, ``layer.get_config()``, a serialised layer, or the layer itself.
+            An UpSampling is known by its ``size``.
         weights: ``kernel`` ``(*K, C_out, C_in)`` and ``bias`` ``(C_out,)``.
         c_in: channels of the input, where no weights say it.
         rank: spatial axes, where neither the config nor the weights say it (then 2).
@@ -117,6 +118,11 @@ def read(
     ((0, 1), (0, 1))
     """
     config, weights = _source(parameters, weights)
+    if "size" in config:
+        if c_in is None:
+            raise ArgumentError("c_in", "the number of channels, which UpSampling does not say", None, "c_in=3")
+        interpolation = config.get("interpolation", "nearest")
+        return upsampling(config["size"], c_in, interpolation=interpolation, rank=rank or config.get("rank", 2))
     known = {k: v for k, v in config.items() if k not in _IGNORED and not k.endswith(("izer", "constraint"))}
     check(SYSTEM, known, _NAMED)
     if config.get("activation") not in (None, "linear"):

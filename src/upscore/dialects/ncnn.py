@@ -63,9 +63,12 @@ def _of_line(line: str) -> dict[int | str, Any]:
         raise ArgumentError(
             "line", "a Deconvolution line of a .param file", repr(line), "'Deconvolution up 1 1 x y 0=1 1=4'"
         )
-    pairs = [word.split("=", 1) for word in words[4 + int(words[2]) + int(words[3]) :]]
     parameters: dict[int | str, Any] = {"type": words[0]}
-    parameters.update({int(key): int(float(value)) for key, value in pairs if not key.startswith("-")})
+    try:
+        said = [word.split("=", 1) for word in words[4 + int(words[2]) + int(words[3]) :]]
+        parameters.update({int(key): int(float(value)) for key, value in said if not key.startswith("-")})
+    except (ValueError, OverflowError):
+        raise ArgumentError("line", "number=number after the names of the blobs", repr(line), "0=1 1=4 3=2") from None
     return parameters
 
 

@@ -164,10 +164,11 @@ def code(layer: Layer) -> str:
     arguments = {k: v for k, v in written.parameters.items() if (k, v) not in _DEFAULTS}
     if bias_last:
         arguments["bias"] = False
+    double = ".double()" if layer.weight is not None and layer.weight.dtype.name == "float64" else ""
     lines = [
         "import torch",
         "",
-        f"layer = {call(f'torch.nn.ConvTranspose{layer.rank}d', **arguments)}",
+        f"layer = {call(f'torch.nn.ConvTranspose{layer.rank}d', **arguments)}{double}",
         "with torch.no_grad():",
         "    layer.weight.copy_(torch.from_numpy(weight))",
     ]
