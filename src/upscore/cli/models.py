@@ -41,7 +41,12 @@ def models(
         for heading in ("name", "what it does", "parameters", "quality"):
             table.add_column(heading, justify="right" if heading == "parameters" else "left")
         for fact in facts:
-            table.add_row(fact["name"], fact["summary"], f"{fact['parameters']:,}" if "parameters" in fact else "-", _quality(fact))
+            table.add_row(
+                fact["name"],
+                fact["summary"],
+                f"{fact['parameters']:,}" if "parameters" in fact else "-",
+                _quality(fact),
+            )
     Console().print(table)
 
 
