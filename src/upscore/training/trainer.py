@@ -69,7 +69,7 @@ class Settings:
 
         >>> settings = Settings(steps=100, rate=1.0, warmup=10)
         >>> [round(settings.rate_at(step), 3) for step in (0, 9, 55, 100)]
-        [0.1, 0.976, 0.422, 0.0]
+        [0.1, 0.98, 0.422, 0.0]
         """
         return self.rate * min(1, (step + 1) / self.warmup) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
