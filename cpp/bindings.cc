@@ -152,7 +152,7 @@ class Plan {
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + ": " + (diagonal_ ? "all weights between different channels are zero; " : "");
-    if (channelwise_) return isa + channelwise_->why();
+    if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
     if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
     return isa + schedule_of({batch, in, out, lo}, threads)->why;
   }

@@ -64,7 +64,7 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& layer, const Ker
 template <typename T>
 void Channelwise<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
   const i64 images = call.batch * layer_.groups, all_rows = call.out[0] * call.out[1];
-  if (images * all_rows * call.out[2] < kSerialWork) threads = 1;
+  threads = useful_threads(call, threads);
   const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images), 1, all_rows);
   parallel_for(images * blocks, threads, [&](i64 task) {
     const i64 image = task / blocks, block = task % blocks, channel = image % layer_.groups;
@@ -140,9 +140,16 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
 }
 
 template <typename T>
-std::string Channelwise<T>::why() const {
+int Channelwise<T>::useful_threads(const Call& call, int threads) const {
+  return call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] < kSerialWork ? 1 : threads;
+}
+
+template <typename T>
+std::string Channelwise<T>::why(const Call& call, int threads) const {
+  const int used = useful_threads(call, threads);
   return "transposed convolution: channels do not mix, so every output row is computed along its lanes, " +
-         std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once";
+         std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " + std::to_string(used) +
+         (used == 1 ? " thread" : " threads");
 }
 
 template class Channelwise<float>;

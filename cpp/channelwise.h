@@ -19,7 +19,7 @@ class Channelwise {
   static std::optional<Channelwise> pack(const Layer& layer, const Kernels<T>& kernels, const T* w);
 
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const;
-  std::string why() const;
+  std::string why(const Call& call, int threads) const;
   std::size_t size() const { return weights_.size(); }
 
  private:
@@ -31,6 +31,7 @@ class Channelwise {
     i64 weights;  // within a channel
   };
 
+  int useful_threads(const Call& call, int threads) const;
   void rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x, T* y) const;
 
   Layer layer_;
