@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from upscore.caffe import schema
+from upscore.caffe.alignment import Alignment
 from upscore.caffe.modules import TABLE, CaffeModule, LayerError
 from upscore.caffe.modules.activation import ReLU
 from upscore.caffe.modules.base import Budget, Shape, machine_memory
@@ -112,6 +113,7 @@ class Graph(nn.Module):
         self.shapes: dict[str, Shape] = {}
         """The shape of every blob, as of the construction or the last :meth:`reshape`."""
         self._budget, self._memory, self._run_python = Budget(max_bytes), Budget(machine_memory()), run_python
+        self._alignment = Alignment()
         self._owners: dict[str, tuple[Layer, int]] = {}
         wanted = {name: tuple(int(n) for n in shape) for name, shape in (input_shapes or {}).items()}
         with torch.device(device):
@@ -145,8 +147,12 @@ class Graph(nn.Module):
         if isinstance(module, Source):
             tops = self._input_shapes(module, wanted)
         else:
+            if param.type == "Crop" and param.crop_param.align:
+                param.crop_param.offset.extend(self._alignment.offsets(module))
+                param.crop_param.align = False
             module.setup(*shapes)
             tops = module.reshape(*shapes)
+        self._alignment.add(module)
         self._share(layer)
         self._settle(layer)
         self._keep_shapes(layer, tops)

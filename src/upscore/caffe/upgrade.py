@@ -198,6 +198,8 @@ def _v1_to_v2(old: Any, new: Any) -> None:
             getattr(new, field.name).CopyFrom(value)
         elif field.name in ("bottom", "top", "include", "exclude", "loss_weight", "blobs"):
             getattr(new, field.name).extend(value)
+    if new.type == "Crop" and not new.HasField("crop_param"):
+        new.crop_param.align = True  # the CROP of the first FCN models found its offset itself
     count = max(len(old.param), len(old.blob_share_mode), len(old.blobs_lr), len(old.weight_decay))
     for i in range(count):
         spec = new.param.add()
