@@ -49,7 +49,13 @@ def test_an_old_crop_without_parameters_aligns() -> None:
 def test_todays_crop_without_parameters_begins_at_the_corner() -> None:
     layers = V1.replace("layers", "layer").replace("CONVOLUTION", '"Convolution"').replace("POOLING", '"Pooling"')
     layers = layers.replace('DE"Convolution"', '"Deconvolution"').replace("CROP", '"Crop"')
-    assert list(graph_of(layers).layer("crop").param.crop_param.offset) == []
+    graph = graph_of(layers)
+    assert list(graph.layer("crop").param.crop_param.offset) == []
+    assert graph.remarks == [
+        "layer 'crop' (Crop) begins at the corner, as in BVLC Caffe, but its bottoms align at 20, 20; models of the "
+        "first FCN branch mean that: give crop_param { align: true }"
+    ]
+    assert graph_of(V1).remarks == []
 
 
 def test_what_no_crop_aligns() -> None:

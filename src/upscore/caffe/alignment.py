@@ -10,7 +10,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from upscore.caffe.modules.base import CaffeModule
+from upscore.caffe.modules.base import CaffeModule, LayerError
 from upscore.caffe.modules.convolution import Convolution, Deconvolution
 from upscore.caffe.modules.pooling import Pooling
 from upscore.errors import ArgumentError
@@ -36,6 +36,29 @@ class Alignment:
         else:
             found = below[0].then(_map(module))
         self._maps.update((name, found) for name in param.top)
+
+    def settle(self, module: CaffeModule) -> list[str]:
+        """Write the offsets of a Crop that asks for alignment; remark on one that looks as if it should.
+
+        Raises:
+            LayerError: when nothing aligns it.
+        """
+        param = module.param
+        if param.crop_param.align:
+            param.crop_param.offset.extend(self.offsets(module))
+            param.crop_param.align = False
+        elif not param.HasField("crop_param") and len(param.bottom) == 2:
+            try:
+                offsets = self.offsets(module)
+            except LayerError:
+                return []
+            if any(offsets):
+                return [
+                    f"layer {param.name!r} (Crop) begins at the corner, as in BVLC Caffe, but its bottoms align at "
+                    f"{', '.join(map(str, offsets))}; models of the first FCN branch mean that: "
+                    "give crop_param { align: true }"
+                ]
+        return []
 
     def offsets(self, module: CaffeModule) -> list[int]:
         """Where the second bottom of a Crop begins in its first.

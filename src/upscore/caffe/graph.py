@@ -114,6 +114,8 @@ class Graph(nn.Module):
         """The shape of every blob, as of the construction or the last :meth:`reshape`."""
         self._budget, self._memory, self._run_python = Budget(max_bytes), Budget(machine_memory()), run_python
         self._alignment = Alignment()
+        self.remarks: list[str] = []
+        """What a person should know of this net, a sentence each; the command prints them."""
         self._owners: dict[str, tuple[Layer, int]] = {}
         wanted = {name: tuple(int(n) for n in shape) for name, shape in (input_shapes or {}).items()}
         with torch.device(device):
@@ -147,9 +149,8 @@ class Graph(nn.Module):
         if isinstance(module, Source):
             tops = self._input_shapes(module, wanted)
         else:
-            if param.type == "Crop" and param.crop_param.align:
-                param.crop_param.offset.extend(self._alignment.offsets(module))
-                param.crop_param.align = False
+            if param.type == "Crop":
+                self.remarks += self._alignment.settle(module)
             module.setup(*shapes)
             tops = module.reshape(*shapes)
         self._alignment.add(module)

@@ -70,7 +70,10 @@ def _graph(net: Path, inputs: list[str] | None, train: bool, lenient: bool, devi
     for warning in said:
         typer.echo(f"upscore: {warning.message}", err=True)
     phase = schema.TRAIN if train else schema.TEST
-    return Graph(param, phase, input_shapes=_shapes(inputs), device=device)
+    graph = Graph(param, phase, input_shapes=_shapes(inputs), device=device)
+    for remark in graph.remarks:
+        typer.echo(f"upscore: {remark}", err=True)
+    return graph
 
 
 @app.command()

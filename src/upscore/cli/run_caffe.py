@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from upscore.errors import ArgumentError
 from upscore.files import replacing
 
@@ -25,6 +27,8 @@ class CaffeRunner:
 
         mean = IMAGENET_MEAN if options.mean is None else _mean(options.mean)
         self.net = ImageNet(net, weights, mean=mean, scale=options.scale, order=options.order, output=options.blob)
+        for remark in self.net.graph.remarks:
+            typer.echo(f"upscore: {remark}", err=True)
 
     def __call__(self, source: Path, target: Path, tick: Callable[[float], None]) -> dict[str, Any]:
         result = self.net(source)
