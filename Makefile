@@ -28,7 +28,7 @@ test: $(VENV)/.installed-test,oracles,bench ## Run the tests on the installed pa
 lint: $(VENV)/.installed-test,dev ## Check style, types, the order of imports and the C++ format
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-	cp "$$(cd / && $(abspath $(bin))/python -c 'from upscore import _engine; print(_engine.__file__.split(".")[0] + ".pyi")')" src/upscore/_engine.pyi
+	cp "$$(cd / && $(abspath $(bin))/python -c 'import pathlib, upscore; print(pathlib.Path(upscore.__file__).with_name("_engine.pyi"))')" src/upscore/
 	$(bin)/mypy
 	PYTHONPATH=src $(bin)/lint-imports --no-cache
 	$(bin)/clang-format --dry-run -Werror $(native)
