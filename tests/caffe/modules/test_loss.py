@@ -32,6 +32,19 @@ def test_hinge(one_layer: Build, norm: str) -> None:
     assert torch.autograd.gradcheck(lambda s: graph({"b0": s, "b1": torch.from_numpy(label)})["t0"], scores)
 
 
+@pytest.mark.parametrize("legacy", ["false", "true"])
+def test_contrastive(one_layer: Build, legacy: str) -> None:
+    a, b, y = RNG.standard_normal((6, 4)), RNG.standard_normal((6, 4)), np.array([0, 1, 0, 0, 1, 0])
+    d = np.sqrt(((a - b) ** 2).sum(1))
+    apart = np.maximum(3 - d**2, 0) if legacy == "true" else np.maximum(3 - d, 0) ** 2
+    fields = f"contrastive_loss_param {{ margin: 3 legacy_version: {legacy} }}"
+    graph = one_layer("ContrastiveLoss", fields, [(6, 4), (6, 4), (6,)])
+    x = torch.from_numpy(a).requires_grad_()
+    others = {"b1": torch.from_numpy(b), "b2": torch.from_numpy(y)}
+    assert graph({"b0": x, **others})["t0"].item() == pytest.approx(np.where(y, d**2, apart).sum() / 12, rel=1e-6)
+    assert torch.autograd.gradcheck(lambda v: graph({"b0": v, **others})["t0"], x)
+
+
 def test_multinomial(one_layer: Build) -> None:
     p, label = softmax(RNG.standard_normal((6, 3)), 1), RNG.integers(0, 3, 6)
     graph = one_layer("MultinomialLogisticLoss", "", [(6, 3), (6,)])

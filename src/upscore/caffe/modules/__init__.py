@@ -25,6 +25,9 @@ TABLE: dict[str, type[CaffeModule]] = {
 }
 """Layer type to module. Layers that read data are :class:`~upscore.caffe.modules.data.Source`: inputs."""
 
+for _name in ("ConvolutionDepthwise", "DepthwiseConvolution"):  # the forks' faster kernels of the same layer
+    TABLE[_name] = convolution.Convolution
+
 for _name in (
     "AnnotatedData",
     "Data",

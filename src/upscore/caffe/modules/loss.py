@@ -13,6 +13,7 @@ from upscore.caffe import schema
 from upscore.caffe.modules.base import CaffeModule, Shape, tracing
 
 __all__ = [
+    "ContrastiveLoss",
     "EuclideanLoss",
     "HingeLoss",
     "InfogainLoss",
@@ -188,6 +189,29 @@ class EuclideanLoss(_Loss):
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         difference = bottoms[0] - bottoms[1].reshape(bottoms[0].shape)
         return ((difference * difference).sum() / (2 * bottoms[0].shape[0]),)
+
+
+class ContrastiveLoss(_Loss):
+    """``sum y d^2 + (1 - y) max(margin - d, 0)^2`` over 2N, d being the distance of rows of bottoms 0 and 1.
+
+    ``legacy_version`` has ``max(margin - d^2, 0)`` instead. Source: Hadsell, Chopra, LeCun 2006.
+    """
+
+    bottoms: ClassVar = (3, 3)
+
+    def reshape(self, *shapes: Shape) -> tuple[Shape, ...]:
+        if shapes[0] != shapes[1] or len(shapes[0]) < 2 or math.prod(shapes[2]) != shapes[0][0]:
+            raise self.error(f"expected two bottoms (N, C) and N labels, got {shapes[0]}, {shapes[1]} and {shapes[2]}")
+        return ((),)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        p, y = self.param.contrastive_loss_param, bottoms[2].detach().reshape(-1)
+        squared = ((bottoms[0] - bottoms[1]).flatten(1) ** 2).sum(1)
+        if p.legacy_version:
+            apart = F.relu(p.margin - squared)
+        else:
+            apart = F.relu(p.margin - torch.sqrt(squared.clamp(min=_LEAST))) ** 2
+        return (torch.where(y != 0, squared, apart).sum() / (2 * y.numel()),)
 
 
 class SigmoidCrossEntropyLoss(_Loss):
