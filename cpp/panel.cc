@@ -46,28 +46,51 @@ i64 PanelSource<T>::lines(const Reduction& r) const {
 template <typename T>
 void PanelSource<T>::add_line(const Size& offset) {
   i64 filled = begin_;
+  line_runs_.clear();
   for (const Segment& s : segments_) {
     const i64 z = s.at[0] * axis_[0].in_step + offset[0], y = s.at[1] * axis_[1].in_step + offset[1];
     // By rows, a line is that of the first row alone, and goes on behind it.
     const i64 length = window_.by_rows ? line_ : s.length, place = begin_ + s.place;
-    filled = place + length;
-    if (z < 0 || z >= axis_[0].in || y < 0 || y >= axis_[1].in) {
-      runs_.push_back({place, length, -1});
-      if (window_.by_rows) break;
-      continue;
-    }
     const i64 step = axis_[2].in_step, start = s.at[2] * step + offset[2];
-    const i64 skip = std::clamp<i64>(ceil_div(-start, step), 0, length);
+    const bool inside = z >= 0 && z < axis_[0].in && y >= 0 && y < axis_[1].in;
+    const i64 skip = inside ? std::clamp<i64>(ceil_div(-start, step), 0, length) : length;
     const i64 stop = std::clamp<i64>(ceil_div(axis_[2].in - start, step), skip, length);
-    if (skip > 0) runs_.push_back({place, skip, -1});
+    if (skip > 0) line_runs_.push_back({place, skip, Run::kZeros});
     if (stop > skip)
-      runs_.push_back({place + skip, stop - skip,
-                       s.batch * batch_stride_ + (z * axis_[1].in + y) * axis_[2].in + start + skip * step});
-    if (stop < length) runs_.push_back({place + stop, length - stop, -1});
+      line_runs_.push_back({place + skip, stop - skip,
+                            s.batch * batch_stride_ + (z * axis_[1].in + y) * axis_[2].in + start + skip * step});
+    if (stop < length) line_runs_.push_back({place + stop, length - stop, Run::kZeros});
+    filled = place + length;
     if (window_.by_rows) break;
   }
-  if (filled < begin_ + line_) runs_.push_back({filled, begin_ + line_ - filled, -1});
+  if (filled < begin_ + line_) line_runs_.push_back({filled, begin_ + line_ - filled, Run::kZeros});
+  merge_runs();
   begin_ += line_;
+}
+
+// Rows that lie one behind the other are copied at once, with the few places between them zeroed afterwards.
+template <typename T>
+void PanelSource<T>::merge_runs() {
+  constexpr i64 kSmallHole = 8;
+  for (std::size_t i = 0; i < line_runs_.size();) {
+    Run run = line_runs_[i++];
+    if (run.source < 0 || axis_[2].in_step != 1) {
+      runs_.push_back(run);
+      continue;
+    }
+    const std::size_t at = runs_.size();
+    runs_.push_back(run);
+    for (;;) {
+      std::size_t next = i;
+      while (next < line_runs_.size() && line_runs_[next].source < 0 && line_runs_[next].length <= kSmallHole) ++next;
+      if (next == line_runs_.size() || line_runs_[next].source < 0) break;
+      const Run& other = line_runs_[next];
+      if (other.source - other.place != run.source - run.place) break;
+      for (; i < next; ++i) runs_.push_back({line_runs_[i].place, line_runs_[i].length, Run::kHole});
+      runs_[at].length = other.place + other.length - run.place;
+      ++i;
+    }
+  }
 }
 
 template <typename T>

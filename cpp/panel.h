@@ -45,6 +45,7 @@ class PanelSource {
 
  private:
   void add_line(const Size& offset);
+  void merge_runs();
 
   const AxisPlan* axis_;
   const Window& window_;
@@ -52,7 +53,7 @@ class PanelSource {
   const std::vector<Segment>& segments_;
   i64 batch_stride_, width_, line_;
   i64 built_first_ = -1, built_last_ = -1, begin_ = 0;
-  std::vector<Run> runs_;
+  std::vector<Run> runs_, line_runs_;
 };
 
 }  // namespace upscore

@@ -63,7 +63,9 @@ struct Stencil {
 template <typename T>
 using StencilKernel = void (*)(const Stencil<T>&);
 
+// Where a stretch of a panel comes from. Holes are zeros inside of the run before them.
 struct Run {
+  static constexpr i64 kZeros = -1, kHole = -2;
   i64 place, length, source;
 };
 
@@ -84,8 +86,8 @@ struct Kernels {
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
-  // zeros where the source is negative. Runs ascend by place and leave no gaps; a vector more than the
-  // last place may be written. Nothing at or after x_end is read.
+  // zeros where the source says so. Runs ascend by place and leave no gaps; a vector more than the last
+  // place may be written. Nothing at or after x_end is read.
   void (*copy_runs)(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count,
                     i64 pitch, T* panel);
 };

@@ -25,7 +25,11 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
   for (i64 c = 0; c < columns; ++c, x += x_stride, panel += pitch)
     for (const Run* run = runs; run != runs + count; ++run) {
       T* to = panel + run->place;
-      if (run->source < 0) {
+      if (run->source == Run::kHole) {
+        for (i64 i = 0; i < run->length; ++i) to[i] = T(0);
+        continue;
+      }
+      if (run->source == Run::kZeros) {
         for (i64 i = 0; i < run->length; i += L) store(to + i, Vector<T>{});
         continue;
       }
