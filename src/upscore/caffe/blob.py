@@ -60,6 +60,8 @@ class _Memory:
         if own and not self.held and value.dtype == torch.float32:
             self._flat, self.shape, self._view = value.contiguous().view(-1), tuple(value.shape), None
             return
+        if value.data_ptr() == self._flat.data_ptr() and tuple(value.shape) == self.shape and value.is_contiguous():
+            return  # a layer that worked in place has written here already
         if tuple(value.shape) != self.shape:
             self.reshape(tuple(value.shape))
         if value.data_ptr() == self._flat.data_ptr() and value.is_contiguous():
