@@ -1,0 +1,216 @@
+"""FCN against Caffe's sizes and numbers, torchvision's layers, and bilinear interpolation."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks.gradients import check, randomise
+from torch import Tensor, nn
+
+import upscore
+from upscore import filters
+from upscore.caffe.graph import Graph
+from upscore.errors import ArgumentError
+from upscore.networks.fcn import FCN, FCN8s, FCN16s, FCN32s
+
+MAKERS = {32: FCN32s, 16: FCN16s, 8: FCN8s}
+OFFSETS = {32: [19], 16: [5, 27], 8: [5, 9, 31]}
+PLAIN_OFFSETS = {32: [16], 16: [-1, 8], 8: [-1, -1, 4]}
+
+
+def caffes(stride: int, size: tuple[int, int], width: int) -> Any:
+    """The NetParameter of the example that writes FCN with pycaffe's NetSpec."""
+    path = Path(__file__).parents[2] / "examples/caffe/fcn.py"
+    spec = importlib.util.spec_from_file_location("fcn_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.fcn(stride, width=width, size=size, loss=False)
+
+
+@pytest.mark.parametrize("stride", MAKERS)
+@pytest.mark.parametrize("size", [(500, 500), (333, 501), (1, 64)])
+def test_every_size_is_caffes(stride: int, size: tuple[int, int]) -> None:
+    expected = Graph(caffes(stride, size, 64), device="meta").shapes
+    with torch.device("meta"):
+        network = MAKERS[stride]()
+        found: dict[str, tuple[int, ...]] = {}
+        pools: list[tuple[int, ...]] = []
+        for name, layer in network.named_children():
+            if name == "pool":
+                layer.register_forward_hook(lambda _m, _i, y: pools.append(tuple(y.shape)))
+            elif list(layer.parameters()):
+                layer.register_forward_hook(lambda _m, _i, y, name=name: found.update({name: tuple(y.shape)}))
+        found["score"] = tuple(network(torch.empty(1, 3, *size)).shape)
+    found.update({f"pool{i}": shape for i, shape in enumerate(pools, 1)})
+    assert len(found) == 13 + 5 + 3 + 1 + {32: 1, 16: 3, 8: 5}[stride]
+    assert found == {name: expected[name] for name in found}
+    if size == (500, 500):  # as measured on Caffe
+        pooled = [found[f"pool{i}"][2] for i in range(1, 6)]
+        assert pooled == [349, 175, 88, 44, 22]
+        ups = {32: {"upscore": 544}, 16: {"upscore2": 34, "upscore16": 560}}
+        ups[8] = {"upscore2": 34, "upscore_pool4": 70, "upscore8": 568}
+        assert {name: found[name][2] for name in ups[stride]} == ups[stride]
+
+
+@pytest.mark.parametrize("stride", MAKERS)
+def test_crops_follow_from_the_layers(stride: int) -> None:
+    with torch.device("meta"):
+        assert list(MAKERS[stride]().crops.values()) == [(o, o) for o in OFFSETS[stride]]
+        plain = MAKERS[stride](padding=1)
+        assert list(plain.crops.values()) == [(o, o) for o in PLAIN_OFFSETS[stride]]
+        for size in ((500, 500), (333, 501), (1, 37), (64, 32)):
+            assert plain(torch.empty(2, 3, *size)).shape == (2, 21, *size)
+
+
+@pytest.mark.parametrize("stride", MAKERS)
+@pytest.mark.parametrize("channelwise", [True, False])
+def test_numbers_are_caffes(stride: int, channelwise: bool) -> None:
+    size = (37, 53)
+    graph = Graph(caffes(stride, size, 1))
+    generator = torch.Generator().manual_seed(stride)
+    for layer in graph.layers:
+        for blob in layer.module.blobs:
+            fan = blob[0].numel() if blob.dim() > 1 else 1
+            noise = torch.randn(blob.shape, generator=generator) * (2 / fan) ** 0.5
+            if channelwise and layer.type == "Deconvolution":
+                noise = noise * torch.eye(len(blob))[..., None, None]
+            blob.data.copy_(noise)
+    network = MAKERS[stride](width=1, channelwise=channelwise).eval()
+    assert network.load_caffe(graph.named_blobs()) == []
+    x = torch.randn(2, 3, *size, generator=generator)
+    with torch.no_grad():
+        expected = Graph.forward(graph, {"data": x}, keep=["score"])["score"]
+        found = network(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def torchvision_like(width: int) -> tuple[dict[str, Tensor], nn.Sequential, nn.Sequential]:
+    """A VGG-16 of these widths, built and named as torchvision's."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for depth, factor in zip((2, 2, 3, 3, 3), (1, 2, 4, 8, 8), strict=True):
+        for _ in range(depth):
+            layers += [nn.Conv2d(channels, width * factor, 3, padding=1), nn.ReLU()]
+            channels = width * factor
+        layers.append(nn.MaxPool2d(2, 2))
+    features = nn.Sequential(*layers)
+    wide = 64 * width
+    classifier = nn.Sequential(
+        nn.Linear(channels * 49, wide), nn.ReLU(), nn.Dropout(), nn.Linear(wide, wide), nn.ReLU(), nn.Dropout(),
+        nn.Linear(wide, 10),
+    )  # fmt: skip
+    state = {f"features.{k}": v for k, v in features.state_dict().items()}
+    state |= {f"classifier.{k}": v for k, v in classifier.state_dict().items()}
+    return state, features, classifier
+
+
+def test_weights_of_torchvisions_vgg16() -> None:
+    torch.manual_seed(0)
+    state, features, classifier = torchvision_like(1)
+    network = FCN8s(5, padding=1, width=1).eval()
+    fresh = network.load_vgg(state)
+    assert fresh == ["score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4", "upscore8"]
+    nn.init.normal_(network.score_fr.weight)
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        vector = classifier.eval()[:6](features(x).flatten(1))
+        expected = F.linear(vector, network.score_fr.weight.flatten(1), network.score_fr.bias)
+        scores, pools = network.scores(x)
+    assert expected.abs().max() > 0
+    # fc6 is padded by 3, so that its middle sees what the fully connected layer saw.
+    torch.testing.assert_close(scores[:, :, 3, 3], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pools[5], features(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", MAKERS)
+@pytest.mark.parametrize("padding", [100, 1])
+def test_zeroed_skips_leave_the_bilinear_upsampling_of_the_scores(stride: int, padding: int) -> None:
+    torch.manual_seed(0)
+    network = MAKERS[stride](3, width=1, padding=padding).eval()
+    nn.init.normal_(network.score_fr.weight)  # the skips' score layers start at zero
+    x = torch.randn(1, 3, 230, 261)
+    with torch.no_grad():
+        small, _ = network.scores(x)
+        found = network(x)
+    factors = {32: [32], 16: [2, 16], 8: [2, 2, 8]}[stride]
+    large, begin = small, 0
+    whole = small.numpy()
+    for factor in factors:
+        large = F.interpolate(large, scale_factor=factor, mode="bilinear", align_corners=False)
+        weights = filters.channelwise(filters.bilinear((factor, factor)), 3)
+        whole = upscore.conv_transpose(whole, weights.astype(np.float32), stride=factor, groups=3)
+        begin = factor * begin + factor // 2  # where `large` begins in `whole`
+    offset = {100: {32: 19, 16: 27, 8: 31}, 1: {32: 16, 16: 8 + 16, 8: 4 + 8 + 16}}[padding][stride]
+    rows, columns = found.shape[2:]
+    inner = slice(48, -48)
+    exact = slice(None) if padding == 100 else inner  # with plain padding the upsampled scores are cropped in between
+    expected = whole[:, :, offset:, offset:][:, :, :rows, :columns]
+    np.testing.assert_allclose(found[..., exact, exact], expected[..., exact, exact], atol=1e-5)
+    start = offset - begin
+    pixels = F.pad(large, (max(-start, 0),) * 4)[..., max(start, 0) :, max(start, 0) :][..., :rows, :columns]
+    assert found[..., inner, inner].std() > 0
+    torch.testing.assert_close(found[..., inner, inner], pixels[..., inner, inner], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", MAKERS)
+@pytest.mark.parametrize("padding", [100, 1])
+def test_gradients(stride: int, padding: int) -> None:
+    network = FCN(stride, 2, width=2, padding=padding, learned=True, channelwise=padding == 1)
+    check(network, 1, 3, 5, 40)
+
+
+def test_staged_training_goes_on_from_the_coarser_network() -> None:
+    torch.manual_seed(0)
+    coarse, middle, fine = FCN32s(3, width=1), FCN16s(3, width=1), FCN8s(3, width=1)
+    randomise(coarse)
+    assert middle.double().continue_from(coarse) == ["score_pool4", "upscore2", "upscore16"]
+    assert not middle.score_pool4.weight.any()
+    randomise(middle)
+    kept = middle.state_dict()
+    assert fine.double().continue_from(middle) == ["score_pool3", "upscore_pool4", "upscore8"]
+    state = fine.state_dict()
+    assert all(torch.equal(state[name], kept[name]) for name in kept if name in state)
+    x = torch.randn(1, 3, 33, 40, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fine.eval().scores(x)[0], middle.eval().scores(x)[0])
+    with pytest.raises(ArgumentError, match=r"coarser: expected a network of a stride above 16, got stride 8; for ex"):
+        middle.continue_from(fine)
+
+
+def test_skips_are_scaled_for_training_at_once() -> None:
+    network = randomise(FCN8s(2, width=1, skip_scales=(0.01, 0.0001)))
+    plain = FCN8s(2, width=1).double().eval()
+    state = network.state_dict()
+    plain.load_state_dict(
+        state
+        | {
+            "score_pool4.weight": state["score_pool4.weight"] * 1e-2,
+            "score_pool3.weight": state["score_pool3.weight"] * 1e-4,
+        }
+    )
+    x = torch.randn(1, 3, 9, 14, dtype=torch.float64)
+    torch.testing.assert_close(network(x), plain(x))
+
+
+def test_upsampling_is_fixed_or_learned() -> None:
+    for learned in (False, True):
+        network = FCN8s(2, width=1, learned=learned)
+        assert network.upscore8.weight.requires_grad is learned
+        np.testing.assert_allclose(network.upscore8.weight[1, 0].detach(), filters.bilinear((8, 8)), rtol=1e-6)
+
+
+def test_errors_name_the_argument() -> None:
+    with pytest.raises(ArgumentError, match="stride: expected 32, 16 or 8, got 4; for example stride=8"):
+        FCN(4)
+    with pytest.raises(ArgumentError, match=r"padding: expected 100, the paper's, or 1, the plain one, got 0"):
+        FCN8s(padding=0)
+    with pytest.raises(ArgumentError, match="width: expected at least 1, got 0"):
+        FCN8s(width=0)
