@@ -57,6 +57,10 @@ WINDOWS = [
     ((1, 2), (3, 3), (0, 0), (5, 8)),  # windows that lie outside
     ((4, 4), (5, 2), (0, 0), (9, 6)),
     ((7, 7), (2, 2), (3, 3), (3, 2)),  # a kernel larger than the image
+    ((2, 3), (2, 3), (0, 0), (6, 9)),  # blocks side by side
+    ((3, 2), (3, 2), (0, 0), (7, 9)),
+    ((3, 3), (3, 3), (0, 0), (8, 1)),
+    ((1, 2), (1, 2), (0, 0), (3, 5)),
     ((2, 2), (2, 2), (1, 1), (4, 5)),  # the last window is clipped away
 ]
 
@@ -101,6 +105,30 @@ def test_nan_infinity_and_the_least_number_never_win(one_layer: Build, fields: s
     np.testing.assert_array_equal(top["t0"].numpy(), values)
     np.testing.assert_array_equal(top["t1"].numpy(), mask)
     assert (mask == -1).any()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad", "size"), WINDOWS)
+def test_without_a_mask_and_without_gradients_the_values_are_the_same(
+    one_layer: Build, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int], size: tuple[int, int]
+) -> None:
+    names = zip(("kernel", "stride", "pad"), (kernel, stride, pad), strict=True)
+    fields = " ".join(f"{name}_h: {h} {name}_w: {w}" for name, (h, w) in names)
+    graph = one_layer("Pooling", f"pooling_param {{ {fields} }}", [(2, 3, *size)])
+    x = np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)
+    for broken in (False, True):
+        x[0, 0, 0, 0] = np.nan if broken else x[0, 0, 0, 0]
+        values, _ = by_definition(x, "MAX", kernel, stride, pad)
+        with torch.no_grad():
+            np.testing.assert_array_equal(graph(torch.from_numpy(x))["t0"].numpy(), values)
+        learned = torch.from_numpy(x).requires_grad_()
+        np.testing.assert_array_equal(graph(learned)["t0"].detach().numpy(), values)
+
+
+def test_ties_give_the_gradient_to_the_first(one_layer: Build) -> None:
+    graph = one_layer("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", [(1, 1, 2, 4)])
+    x = torch.ones(1, 1, 2, 4, requires_grad=True)
+    graph(x)["t0"].sum().backward()
+    assert x.grad[0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
 
 
 def test_no_gradient_where_nothing_won(one_layer: Build) -> None:
