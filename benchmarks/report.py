@@ -32,7 +32,8 @@ def complete(row: Row, machine: dict[str, float], ours: str, peers: Sequence[str
 
     The roofline is the larger of two times: the operations at the measured rate of multiply-adds, and the bytes at
     the measured bandwidths (output written, input and weights read). The backward pass does the operations twice,
-    reads the output's gradient twice, each of input and weight once, and writes their gradients.
+    reads the output's gradient twice, each of input and weight once, and writes their gradients. Weights with structure
+    (bilinear ones, across channels a diagonal) need fewer operations than are counted, and may beat this roofline.
     """
     layer = Layer.from_dict(row["layer"])
     output = 4 * math.prod(layer.output_shape)
