@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upscore.errors import ArgumentError
+from upscore.errors import ArgumentError, UpscoreError
 from upscore.explain.looking_back import Recording
 from upscore.nn import ConvTranspose2d
 
@@ -119,6 +119,24 @@ def test_an_activation_in_the_middle_and_one_without_a_way_back() -> None:
     expected[0, 0, 2:5, 0:3] = 3 * layer.weight[1, 0].detach()
     torch.testing.assert_close(found, expected)
     assert not recording.project(shape, torch.ones_like(shape)).any()
+
+
+def test_what_is_added_to_a_new_tensor_is_followed() -> None:
+    x = torch.randn(1, 1, 2, 3)
+    with Recording(x) as recording:
+        y = torch.zeros_like(x).add_(x, alpha=3)
+    signal = torch.randn(y.shape)
+    for _ in range(2):  # looking back changes nothing
+        torch.testing.assert_close(recording.project(y, signal), 3 * signal)
+    torch.testing.assert_close(y, 3 * x)
+
+
+def test_writing_into_a_part_is_refused_rather_than_lost() -> None:
+    x = torch.randn(1, 2, 5, 6)
+    with Recording(x), pytest.raises(UpscoreError, match=r"aten.mul_.Tensor writes into a part of a tensor or .* retu"):
+        (x + 1)[:, :1].mul_(2)
+    with Recording(x), pytest.raises(UpscoreError, match=r"aten.maximum.out writes into a part .* evaluation mode"):
+        torch.maximum(x, x * 2, out=torch.empty_like(x))
 
 
 def test_errors() -> None:

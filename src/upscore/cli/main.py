@@ -7,7 +7,7 @@ import sys
 import typer
 
 from upscore._version import __version__
-from upscore.cli import caffe, explain, models, run, size, train, translate
+from upscore.cli import caffe, explain, models, run, size, train, translate, visualize
 from upscore.errors import UpscoreError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("models", epilog=models.EXAMPLES)(models.models)
 app.command("size", epilog=size.EXAMPLES)(size.size)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
+app.command("visualize", epilog=visualize.EXAMPLES)(visualize.visualize)
 app.add_typer(caffe.app, name="caffe")
 
 

@@ -45,11 +45,14 @@ class _Step:
 class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A forward pass from ``picture`` on, kept so that any tensor of it can be projected back.
 
-    The network should be in evaluation mode. Tensors that are overwritten in place must not be views of others that
-    are used afterwards.
+    The network should be in evaluation mode. A tensor that is overwritten in place must not have another view that is
+    used afterwards.
 
     Args:
         picture: the network's input, of any shape.
+
+    Raises:
+        UpscoreError: during the forward pass, for operators that write into a part of a tensor.
 
     >>> layer = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
     >>> picture = torch.ones(1, 1, 4, 5)
@@ -79,11 +82,9 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         leaves, form = tree_flatten((args, kwargs))
         inputs = [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and id(leaf) in self._follows]
-        if inputs and _overwrites(func):
-            saved = [leaf.clone() if isinstance(leaf, Tensor) and i == inputs[0][0] else leaf
-                     for i, leaf in enumerate(leaves)]  # fmt: skip
-        else:
-            saved = leaves
+        saved = list(leaves)
+        if inputs and _overwrites(func, args):
+            saved[0] = leaves[0].clone()
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         if inputs and outputs:
@@ -119,9 +120,22 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return signals.get(id(self.picture), torch.zeros_like(self.picture))
 
 
-def _overwrites(func: Any) -> bool:
-    arguments = func._schema.arguments
-    return bool(arguments) and arguments[0].alias_info is not None and arguments[0].alias_info.is_write
+def _overwrites(func: Any, args: Sequence[Any]) -> bool:
+    """Whether the operator works in place, on its first argument.
+
+    Raises:
+        UpscoreError: when it writes elsewhere, or into a part of a tensor, whose whole would not be known to follow.
+    """
+    written = [i for i, a in enumerate(func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+    if not written:
+        return False
+    whole = written == [0] and args[0].untyped_storage().nbytes() == args[0].numel() * args[0].element_size()
+    if not whole:
+        raise UpscoreError(
+            f"the operator {func} writes into a part of a tensor or into another one, and cannot be looked back "
+            "through; for example return a new tensor instead, and put the network into evaluation mode"
+        )
+    return True
 
 
 @torch.no_grad()
@@ -168,9 +182,8 @@ def _gradient(step: _Step, arriving: Sequence[Tensor | None]) -> list[tuple[Tens
         variables.append(variable)
         leaves[i] = variable
     with torch.enable_grad():
-        if _overwrites(step.operator) and variables:
-            first = step.inputs[0][0]
-            leaves[first] = leaves[first].clone()  # a leaf must not be overwritten
+        if _overwrites(step.operator, step.args) and variables:
+            leaves[0] = leaves[0].clone()  # a leaf must not be overwritten
         args, kwargs = tree_unflatten(leaves, form)
         outputs = [y for y in tree_flatten(step.operator(*args, **kwargs))[0] if isinstance(y, Tensor)]
         pairs = [(y, s) for y, s in zip(outputs, arriving, strict=True) if s is not None and y.requires_grad]
