@@ -115,7 +115,8 @@ class Pooling(CaffeModule):
         """Whether the windows are blocks side by side whose largest can be found faster than torch's pooling does."""
         differentiable = torch.is_grad_enabled() and x.requires_grad  # of ties, torch.maximum halves the gradient
         blocks = kernel == self.stride and max(kernel) <= 3 and self.pad == (0, 0) and not self.floor
-        return blocks and not differentiable and not tracing() and x.is_contiguous()
+        recorded = torch._C._len_torch_dispatch_stack() > 0  # who records operators wants the one that has switches
+        return blocks and not differentiable and not recorded and not tracing() and x.is_contiguous()
 
     def _max_by_hand(self, x: Tensor, kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Over a copy padded to the very windows with -FLT_MAX, where a window with nothing larger is empty."""
