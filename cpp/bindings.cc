@@ -21,6 +21,7 @@
 #include "pack.h"
 #include "scratch.h"
 #include "threads.h"
+#include "turn.h"
 #include "weight_gradient.h"
 
 namespace nb = nanobind;
@@ -223,6 +224,15 @@ void gradient_of_weights(In<T> x, In<T> grad_y, Out<T> grad_w, Size stride, Size
 }
 
 template <typename T>
+void turn_array(In<T> src, Out<T> dst, int threads) {
+  require(src.ndim() == 3 && dst.ndim() == 3 && dim(src, 0) == dim(dst, 0) && dim(src, 1) == dim(dst, 2) &&
+              dim(src, 2) == dim(dst, 1),
+          "an array (batch, rows, columns) is turned into one (batch, columns, rows)");
+  nb::gil_scoped_release release;
+  turn(active_table<T>(), threads, dim(src, 0), dim(src, 1), dim(src, 2), src.data(), dst.data());
+}
+
+template <typename T>
 Numpy<T> empty(const std::vector<std::size_t>& shape) {
   std::size_t bytes = sizeof(T);
   for (std::size_t d : shape)
@@ -252,6 +262,7 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
       .def_prop_ro("isa", &Plan<T>::isa);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,
         "lo"_a, "groups"_a, "threads"_a);
+  m.def("turn", &turn_array<T>, "src"_a.noconvert(), "dst"_a.noconvert(), "threads"_a);
   m.def(make_empty, &empty<T>, "shape"_a);
 }
 

@@ -17,7 +17,7 @@ from upscore import _engine
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
-__all__ = ["NATIVE_RANK", "Packed", "empty", "weight_gradient"]
+__all__ = ["NATIVE_RANK", "Packed", "channels_first", "channels_last", "empty", "weight_gradient"]
 
 Array = NDArray[Any]
 
@@ -149,6 +149,22 @@ def weight_gradient(
 def _tap(tap: tuple[int, ...]) -> tuple[slice | int, ...]:
     """The index of one tap of the leading axes in the weights."""
     return (slice(None), slice(None), *tap)
+
+
+def channels_last(a: Array, threads: int = 0) -> Array:
+    """(N, C, *spatial) in memory as (N, *spatial, C), which is the shape of the result."""
+    return _turn(a.reshape(a.shape[0], a.shape[1], -1), threads).reshape(a.shape[0], *a.shape[2:], a.shape[1])
+
+
+def channels_first(a: Array, threads: int = 0) -> Array:
+    """(N, *spatial, C) in memory as (N, C, *spatial), which is the shape of the result."""
+    return _turn(a.reshape(a.shape[0], -1, a.shape[-1]), threads).reshape(a.shape[0], a.shape[-1], *a.shape[1:-1])
+
+
+def _turn(a: Array, threads: int) -> Array:
+    turned = empty((a.shape[0], a.shape[2], a.shape[1]), a.dtype)
+    _engine.turn(a, turned, threads or _engine.thread_count())
+    return turned
 
 
 _Picks = tuple[tuple[slice, ...], tuple[slice, ...]]

@@ -73,10 +73,11 @@ def memory_format(*tensors: Tensor) -> torch.memory_format:
 
 def _tensor(numbers: Array, *like: Tensor) -> Tensor:
     """The engine's result as a tensor of the dtype and memory format that its arguments ask for."""
-    y = torch.from_numpy(numbers)
-    if y.dtype is not like[0].dtype:
-        y = y.to(like[0].dtype)
-    return y if y.dim() == 3 else y.contiguous(memory_format=memory_format(*like))
+    if numbers.size and memory_format(*like) is not torch.contiguous_format:
+        y = torch.from_numpy(engine.channels_last(numbers, torch.get_num_threads())).movedim(-1, 1)
+    else:
+        y = torch.from_numpy(numbers)
+    return y if y.dtype is like[0].dtype else y.to(like[0].dtype)
 
 
 def conv_transpose(

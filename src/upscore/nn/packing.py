@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from upscore import cpu
-from upscore.engine import Array, Packed
+from upscore.engine import Array, Packed, channels_first
 from upscore.geometry import Geometry
 
 __all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "pack"]
@@ -135,5 +135,9 @@ def array(t: Tensor) -> Array:
         t = t.detach()
     if t.dtype is not torch.float32 and t.dtype is not torch.float64:
         t = t.float()
-    numbers: Array = t.resolve_neg().contiguous().numpy()
+    t = t.resolve_neg()
+    last = CHANNELS_LAST.get(t.dim())
+    if last is not None and t.numel() and not t.is_contiguous() and t.is_contiguous(memory_format=last):
+        return channels_first(t.movedim(1, -1).numpy(), torch.get_num_threads())
+    numbers: Array = t.contiguous().numpy()
     return numbers
