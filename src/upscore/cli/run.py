@@ -10,15 +10,15 @@ import glob
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 
+from upscore.cli.runner import Finder, Options, Runner
 from upscore.errors import ArgumentError, UpscoreError
 
-__all__ = ["FINDERS", "Options", "Runner", "run"]
+__all__ = ["FINDERS", "run"]
 
 EXAMPLES = """
 Examples:\n
@@ -30,31 +30,6 @@ Examples:\n
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 """What is taken from a folder; a file that is named is tried whatever its name."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked of the runner."""
-
-    weights: Path | None
-    quality: int
-    mean: str | None = None
-    scale: float = 1.0
-    order: str = "bgr"
-    blob: str | None = None
-
-
-class Runner(Protocol):
-    """Turns one picture into another."""
-
-    ending: str
-    """What is put after the stem of a picture's name when the output is a folder: ``_x2``."""
-
-    def __call__(self, source: Path, target: Path, tick: Callable[[float], None]) -> dict[str, Any]:
-        """Write ``target``, telling ``tick`` the fraction done; what there is to say about it, for ``--json``."""
-
-
-Finder = Callable[[list[str], Options], "tuple[Runner, list[str]] | None"]
 
 
 class _Upscaler:

@@ -12,7 +12,7 @@ from upscore.errors import ArgumentError
 from upscore.files import replacing
 
 if TYPE_CHECKING:
-    from upscore.cli.run import Options
+    from upscore.cli.runner import Options
 
 __all__ = ["CaffeRunner", "find"]
 
