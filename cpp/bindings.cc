@@ -271,6 +271,7 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
 
 NB_MODULE(_engine, m) {
   using namespace upscore;
+  nb::set_leak_warnings(false);  // plans that a cache still holds when the interpreter ends are no fault
   m.doc() = "The engine: plan, pack, execute. Use upscore's functions; these check shapes and no more.";
   bind<float>(m, "PlanF32", "empty_f32");
   bind<double>(m, "PlanF64", "empty_f64");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -44,7 +45,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command; an UpscoreError or a missing file is one line on stderr and exit code 2, Ctrl-C is 130."""
+    """Run the command; an UpscoreError or a missing file is one line on stderr and exit code 2, Ctrl-C is 130.
+
+    A termination leaves as an exit does, so that no half-written file stays.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except (UpscoreError, OSError) as error:
