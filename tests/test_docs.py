@@ -73,6 +73,7 @@ def test_the_page_is_true(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     found = blocks(path.read_text(encoding="utf-8"))
     assert found or path.name != "arithmetic.md"
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as for a program that stands beside its files
     Image.linear_gradient("L").resize((48, 36)).convert("RGB").save("photo.jpg")  # what pages call your photograph
     names: dict[str, Any] = {"__name__": path.stem}
     for block in found:
