@@ -80,24 +80,6 @@ i64 phases_of(const Layer& layer) {
   return phases;
 }
 
-// The kernels from each channel to itself, where all others are zero (FCN's bilinear upscores); else nothing.
-template <typename T>
-std::vector<T> diagonal_of(const Layer& layer, const T* w) {
-  std::vector<T> diagonal;
-  if (layer.groups != 1 || layer.rows != layer.cols || layer.rows == 1) return diagonal;
-  const i64 taps = layer.taps();
-  for (i64 column = 0; column < layer.cols; ++column)
-    for (i64 row = 0; row < layer.rows; ++row)
-      if (row != column && !std::all_of(w + (column * layer.rows + row) * taps,
-                                        w + (column * layer.rows + row + 1) * taps, [](T v) { return v == T(0); }))
-        return diagonal;
-  for (i64 channel = 0; channel < layer.rows; ++channel) {
-    const T* kernel = w + channel * (layer.rows + 1) * taps;
-    diagonal.insert(diagonal.end(), kernel, kernel + taps);
-  }
-  return diagonal;
-}
-
 // A layer with its weights packed for the instruction set that was active when they were packed.
 template <typename T>
 class Plan {
@@ -111,21 +93,8 @@ class Plan {
       bias_.assign(bias->data(), bias->data() + bias->size());
     }
     nb::gil_scoped_release release;
-    if (layer_.transposed) {
-      const std::vector<T> diagonal = diagonal_of(layer_, w.data());
-      if (!diagonal.empty()) {
-        diagonal_ = true;
-        layer_.groups = layer_.rows;
-        layer_.rows = layer_.cols = 1;
-      }
-      channelwise_ = Channelwise<T>::pack(layer_, *kernels_, diagonal.empty() ? w.data() : diagonal.data());
-      if (channelwise_) return;
-      if (diagonal_) {
-        diagonal_ = false;
-        layer_.rows = layer_.cols = layer_.groups;
-        layer_.groups = 1;
-      }
-    }
+    channelwise_ = Channelwise<T>::pack(layer_, *kernels_, w.data());
+    if (channelwise_) return;
     if (phases_of(layer_) > kMostPhases) {
       weights_.allocate(w.size());
       std::copy_n(w.data(), w.size(), weights_.data());
@@ -152,7 +121,7 @@ class Plan {
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
-    const std::string isa = isa_ + ": " + (diagonal_ ? "all weights between different channels are zero; " : "");
+    const std::string isa = isa_ + ": ";
     if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
     if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
     return isa + schedule_of({batch, in, out, lo}, threads)->why;
@@ -202,7 +171,6 @@ class Plan {
   const Kernels<T>* kernels_;
   std::string isa_;
   Target target_{};
-  bool diagonal_ = false;
   std::optional<Channelwise<T>> channelwise_;
   Packing packing_;
   Buffer<T> weights_;

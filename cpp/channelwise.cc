@@ -11,18 +11,44 @@ namespace upscore {
 namespace {
 
 constexpr i64 kTableBytes = 256 << 10;  // of weights per channel
-constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
 constexpr i64 kSerialWork = 1 << 19;    // outputs below which waking another thread costs more
+
+// The kernels from each channel to itself, where all others are zero (FCN's bilinear upscores); else nothing.
+template <typename T>
+std::vector<T> diagonal_of(const Layer& layer, const T* w) {
+  std::vector<T> diagonal;
+  if (layer.groups != 1 || layer.rows != layer.cols || layer.rows == 1) return diagonal;
+  const i64 taps = layer.taps();
+  for (i64 column = 0; column < layer.cols; ++column)
+    for (i64 row = 0; row < layer.rows; ++row)
+      if (row != column && !std::all_of(w + (column * layer.rows + row) * taps,
+                                        w + (column * layer.rows + row + 1) * taps, [](T v) { return v == T(0); }))
+        return diagonal;
+  for (i64 channel = 0; channel < layer.rows; ++channel) {
+    const T* kernel = w + channel * (layer.rows + 1) * taps;
+    diagonal.insert(diagonal.end(), kernel, kernel + taps);
+  }
+  return diagonal;
+}
 
 }  // namespace
 
 template <typename T>
-std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w) {
-  if (!layer.transposed || layer.rows != 1 || layer.cols != 1) return std::nullopt;
+std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Kernels<T>& kernels, const T* w) {
+  if (!dense.transposed) return std::nullopt;
+  const std::vector<T> diagonal = diagonal_of(dense, w);
+  Layer layer = dense;
+  if (!diagonal.empty()) {
+    layer.groups = dense.rows;
+    layer.rows = layer.cols = 1;
+    w = diagonal.data();
+  }
+  if (layer.rows != 1 || layer.cols != 1) return std::nullopt;
   const i64 lanes = kernels.lanes, step = layer.stride[2];
   const std::vector<AxisPhase> across = axis_residues(layer.kernel[2], step, layer.dilation[2], true);
   Channelwise c;
   c.layer_ = layer;
+  c.diagonal_ = !diagonal.empty();
   c.kernels_ = &kernels;
   c.period_ = std::lcm(step / std::gcd(step, lanes), i64{kStencilVectors});
   c.shift_ = across[0].offset;
@@ -92,7 +118,8 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   std::vector<const T*> inputs;
   std::vector<i64> held(taps, -1);  // which input row a copy holds; rows are found again by their number
   const bool stream =
-      call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] * static_cast<i64>(sizeof(T)) > kStreamBytes;
+      call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] * static_cast<i64>(sizeof(T)) >
+      Limits::stream_bytes;
 
   Stencil<T> s;
   s.step = step;
@@ -147,7 +174,8 @@ int Channelwise<T>::useful_threads(const Call& call, int threads) const {
 template <typename T>
 std::string Channelwise<T>::why(const Call& call, int threads) const {
   const int used = useful_threads(call, threads);
-  return "transposed convolution: channels do not mix, so every output row is computed along its lanes, " +
+  return (diagonal_ ? "all weights between different channels are zero; " : "") +
+         std::string("transposed convolution: channels do not mix, so every output row is computed along its lanes, ") +
          std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " + std::to_string(used) +
          (used == 1 ? " thread" : " threads");
 }

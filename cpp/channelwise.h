@@ -15,7 +15,8 @@ namespace upscore {
 template <typename T>
 class Channelwise {
  public:
-  // Nothing where the layer's channels mix or its table of weights would be out of proportion.
+  // Nothing where the layer's channels mix or its table of weights would be out of proportion. Channels do not
+  // mix either where all weights between different ones are zero (FCN's bilinear upscores).
   static std::optional<Channelwise> pack(const Layer& layer, const Kernels<T>& kernels, const T* w);
 
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const;
@@ -34,7 +35,8 @@ class Channelwise {
   int useful_threads(const Call& call, int threads) const;
   void rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x, T* y) const;
 
-  Layer layer_;
+  Layer layer_;            // one group a channel
+  bool diagonal_ = false;  // found in dense weights
   const Kernels<T>* kernels_ = nullptr;
   i64 period_ = 1, channel_size_ = 0;
   std::vector<i64> shift_, first_;

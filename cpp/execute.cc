@@ -138,7 +138,7 @@ class Execution {
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
     const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
     if (begin == end && accumulate) return;
-    i64 x_offset[64];
+    i64 x_offset[Limits::offsets];
     i64 taps = 0;
     for (auto o = begin; o != end; ++o) {
       const auto at = static_cast<std::size_t>(*o);
@@ -217,7 +217,6 @@ class Execution {
   const Target target_;
   const T *packed_, *bias_, *x_;
   T* y_;
-  i64 chunks_ = 1;
 };
 
 }  // namespace

@@ -9,7 +9,6 @@ namespace upscore {
 namespace {
 
 constexpr i64 kGradientBytes = 512 << 10;  // of the output's gradient, channels last, around one tile
-constexpr i64 kSumBytes = 512 << 10;       // of the weights' gradient that a task adds to
 constexpr i64 kColumns = 256;              // input channels of a task
 constexpr i64 kLines = 64;                 // rows of positions in a tile
 constexpr i64 kFewestRows = 6;             // output channels below which too many lanes stay empty
@@ -43,7 +42,7 @@ class Multiplied final : public WeightGradient<T> {
       break;
     }
     const i64 step = in_.kernels.tile_rows;
-    const i64 columns = kSumBytes / (taps_ * vectors_ * lanes * bytes) / step * step;
+    const i64 columns = Limits::sum_bytes / (taps_ * vectors_ * lanes * bytes) / step * step;
     if (columns < step) return;
     column_chunk_ = std::min({kColumns, columns, ceil_div(layer.cols, step) * step});
     column_chunks_ = ceil_div(layer.cols, column_chunk_);

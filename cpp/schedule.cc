@@ -8,12 +8,11 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kSerialWork = 6 << 20;    // multiplications below which waking another thread costs more
-constexpr i64 kMaxVectors = 12;         // vectors of positions in a tile
-constexpr i64 kStreamBytes = 12 << 20;  // outputs beyond this do not stay in the caches
-constexpr i64 kStaging = 4096;          // numbers put together before they are written
-constexpr i64 kTallWindow = 256;        // input rows; more come from a dilation, and most of them no tap reads
-constexpr i64 kShortRow = 64;           // positions in a row below which rows are put together
+constexpr i64 kSerialWork = 6 << 20;  // multiplications below which waking another thread costs more
+constexpr i64 kMaxVectors = 12;       // vectors of positions in a tile
+constexpr i64 kStaging = 4096;        // numbers put together before they are written
+constexpr i64 kTallWindow = 256;      // input rows; more come from a dilation, and most of them no tap reads
+constexpr i64 kShortRow = 64;         // positions in a row below which rows are put together
 
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added
@@ -215,7 +214,7 @@ class Scheduler {
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
     const i64 out_bytes =
         call_.batch * layer_.groups * layer_.rows * call_.out[0] * call_.out[1] * call_.out[2] * bytes;
-    s_.stream = out_bytes > kStreamBytes;
+    s_.stream = out_bytes > Limits::stream_bytes;
     s_.staged = s_.stream || s_.axis[2].positions < kShortRow;
     s_.staging = kStaging + 16 * step_ * lanes_;
   }
