@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upscore.cli.numbers import GeometryOptions, in_range, pairs_of
+from upscore.cli.numbers import (
+    AsJson,
+    Crop,
+    Dilation,
+    GeometryOptions,
+    OutputPadding,
+    Padding,
+    Rank,
+    Stride,
+    in_range,
+    pairs_of,
+)
 from upscore.errors import ArgumentError, FileFormatError
 
 if TYPE_CHECKING:
@@ -32,14 +43,12 @@ Examples:\n
 def explain(
     input: Annotated[str, typer.Option(help="Size of the input: 16, or 16,20 (one per axis).")] = "2",  # noqa: A002
     kernel: Annotated[str | None, typer.Option(help="Taps: 64, or 4,3. By default those of --weights.")] = None,
-    stride: Annotated[str, typer.Option(help="Outputs per input.")] = "1",
-    padding: Annotated[str | None, typer.Option(help="What is cut: 1, or 1,0:1 (before:after).")] = None,
-    output_padding: Annotated[str | None, typer.Option(help="Outputs added after, as in PyTorch.")] = None,
-    dilation: Annotated[str, typer.Option(help="Outputs between taps.")] = "1",
-    crop: Annotated[str | None, typer.Option(help="Instead of padding, of either sign: 1:2, or -1:0.")] = None,
-    rank: Annotated[
-        int | None, typer.Option(help="Number of axes, if all are single numbers (2 if none is given).")
-    ] = None,
+    stride: Stride = "1",
+    padding: Padding = None,
+    output_padding: OutputPadding = None,
+    dilation: Dilation = "1",
+    crop: Crop = None,
+    rank: Rank = None,
     weights: Annotated[
         str | None,
         typer.Option(help="Trained weights (C_in, C_out/groups, *K): a .npy or .safetensors file; or 'bilinear'."),
@@ -49,7 +58,7 @@ def explain(
         str | None, typer.Option(help="Channels in:out, for how the engine runs it. By default those of --weights.")
     ] = None,
     groups: Annotated[int, typer.Option(help="Groups of channels.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Explain a layer: sizes, overlap, kernel size, phases, coordinates, checkerboards; small cases worked out."""
     typed = GeometryOptions(

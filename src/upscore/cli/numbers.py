@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
-__all__ = ["GeometryOptions", "in_range", "numbers", "pairs_of"]
+__all__ = [
+    "AsJson",
+    "Crop",
+    "Dilation",
+    "GeometryOptions",
+    "OutputPadding",
+    "Padding",
+    "Rank",
+    "Stride",
+    "in_range",
+    "numbers",
+    "pairs_of",
+]
+
+# The options with which every command says a layer.
+Stride = Annotated[str, typer.Option(help="Outputs per input.")]
+Padding = Annotated[str | None, typer.Option(help="What is cut: 1, or 1,0:1 (before:after).")]
+OutputPadding = Annotated[str | None, typer.Option(help="Outputs added after, as in PyTorch.")]
+Dilation = Annotated[str, typer.Option(help="Outputs between taps.")]
+Crop = Annotated[str | None, typer.Option(help="Instead of padding, of either sign: 1:2, or -1:0.")]
+Rank = Annotated[int | None, typer.Option(help="Number of axes, if all are single numbers (2 if none is given).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LARGEST = 2**63 - 1
 MOST_AXES = 8

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from upscore.cli import dialect_size
-from upscore.cli.numbers import GeometryOptions, in_range
+from upscore.cli.numbers import AsJson, Crop, Dilation, GeometryOptions, OutputPadding, Padding, Rank, Stride, in_range
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry, Solution
 
@@ -34,19 +34,17 @@ def size(
         str | None, typer.Option(help="Show the formula of a system: caffe, keras, pytorch, onnx, ...")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="Taps: 64, or 4,3.")] = None,
-    stride: Annotated[str, typer.Option(help="Outputs per input.")] = "1",
-    padding: Annotated[str | None, typer.Option(help="What is cut: 1, or 1,0:1 (before:after).")] = None,
-    output_padding: Annotated[str | None, typer.Option(help="Outputs added after, as in PyTorch.")] = None,
-    dilation: Annotated[str, typer.Option(help="Outputs between taps.")] = "1",
-    crop: Annotated[str | None, typer.Option(help="Instead of padding, of either sign: 1:2, or -1:0.")] = None,
-    rank: Annotated[
-        int | None, typer.Option(help="Number of axes, if all are single numbers (2 if none is given).")
-    ] = None,
+    stride: Stride = "1",
+    padding: Padding = None,
+    output_padding: OutputPadding = None,
+    dilation: Dilation = "1",
+    crop: Crop = None,
+    rank: Rank = None,
     adjoint: Annotated[bool, typer.Option("--adjoint", help="The ordinary convolution instead.")] = False,
     solve: Annotated[bool, typer.Option("--solve", help="Which layers make --input to --output?")] = False,
     output: Annotated[str | None, typer.Option(help="With --solve: the size to reach.")] = None,
     max_kernel: Annotated[int | None, typer.Option(help="With --solve: the largest kernel to list.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the size that a transposed convolution makes of an input."""
     if dialect is None and parameters:
