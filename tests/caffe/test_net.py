@@ -3,49 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from caffe_nets import CHAIN, make, rand
 
 import upscore.caffe as caffe
 from upscore.caffe import prototxt, schema
 from upscore.errors import ArgumentError, FileFormatError
-
-CHAIN = """
-name: "chain"
-layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 5 dim: 4 } } }
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
-  convolution_param { num_output: 4 kernel_size: 3 pad: 1
-    weight_filler { type: "xavier" } bias_filler { value: 0.1 } } }
-layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
-layer { name: "up" type: "Deconvolution" bottom: "conv" top: "up"
-  convolution_param { num_output: 2 kernel_h: 4 kernel_w: 2 stride_h: 2 stride_w: 1 weight_filler { type: "xavier" } } }
-"""
-LOSS = """
-layer { name: "target" type: "Input" top: "target" input_param { shape { dim: 2 dim: 2 dim: 12 dim: 5 } } }
-layer { name: "loss" type: "EuclideanLoss" bottom: "up" bottom: "target" top: "loss" loss_weight: 3 }
-"""
-
-
-def rand(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def make(text, phase=caffe.TEST, **kwargs):
-    torch.manual_seed(0)
-    return caffe.Net(text, phase, **kwargs)
-
-
-@pytest.fixture
-def chain():
-    net = make(CHAIN)
-    net.blobs["data"].data[...] = rand(2, 3, 5, 4)
-    return net
-
-
-@pytest.fixture
-def trained():
-    net = make(CHAIN + LOSS, caffe.TRAIN)
-    net.blobs["data"].data[...] = rand(2, 3, 5, 4)
-    net.blobs["target"].data[...] = rand(2, 2, 12, 5, seed=1)
-    return net
 
 
 class TestMaking:
