@@ -16,7 +16,7 @@ from upscore.geometry import Geometry
     [((4, 3), (2, 3), (9, 7), (6, 4), 2), ((5,), (4,), (11,), (3, 3), 1), ((2, 2, 2, 3), 2, (3, 3, 3, 2), (2, 1), 1)],
 )
 def test_it_is_what_the_plan_says(kernel, stride, size, channels, groups) -> None:
-    layer = up.plan(np.zeros((channels[0], channels[1] // groups, *kernel), np.float32), stride=stride, groups=groups)
+    layer = up.plan(np.ones((channels[0], channels[1] // groups, *kernel), np.float32), stride=stride, groups=groups)
     layer(np.zeros((1, channels[0], *size), np.float32))
     assert run(Geometry(kernel, stride), size, channels, groups).why == layer.why
 

@@ -52,6 +52,7 @@ def run(geometry: Geometry, input: Sequence[int], channels: tuple[int, int], gro
         )
     if max(*input, *output) > LONGEST_AXIS:
         return Run(channels, groups, f"not planned: an axis longer than {LONGEST_AXIS}")
-    weights = np.zeros((c_in, c_out // groups, *geometry.kernel), np.float32)
+    # Ones: where the weights between different channels are all zero, the engine sees it and leaves them out.
+    weights = np.ones((c_in, c_out // groups, *geometry.kernel), np.float32)
     why = Packed(weights, None, geometry, groups).why(1, geometry, tuple(input), output)
     return Run(channels, groups, why)
