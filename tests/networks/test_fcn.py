@@ -167,22 +167,88 @@ def test_gradients(stride: int, padding: int) -> None:
     check(network, 1, 3, 5, 40)
 
 
-def test_staged_training_goes_on_from_the_coarser_network() -> None:
+def test_staged_training_goes_on_from_the_coarser_weights() -> None:
     torch.manual_seed(0)
     coarse, middle, fine = FCN32s(3, width=1), FCN16s(3, width=1), FCN8s(3, width=1)
     randomise(coarse)
-    assert middle.double().continue_from(coarse) == ["score_pool4", "upscore2", "upscore16"]
+    in_a_files_order = dict(sorted(coarse.state_dict().items()))  # biases before weights
+    assert middle.double().continue_from(in_a_files_order) == ["score_pool4", "upscore2", "upscore16"]
     assert not middle.score_pool4.weight.any()
     randomise(middle)
     kept = middle.state_dict()
-    assert fine.double().continue_from(middle) == ["score_pool3", "upscore_pool4", "upscore8"]
+    assert fine.double().continue_from(kept) == ["score_pool3", "upscore_pool4", "upscore8"]
     state = fine.state_dict()
     assert all(torch.equal(state[name], kept[name]) for name in kept if name in state)
-    x = torch.randn(1, 3, 33, 40, dtype=torch.float64)
+
+
+def coarse_and_fine(stride: int, padding: int) -> tuple[FCN, FCN]:
+    """FCN-32s with some scores, and the network of that stride that goes on from it, stage by stage."""
+    torch.manual_seed(0)
+    coarse = FCN32s(3, width=1, padding=padding).double().eval()
+    nn.init.normal_(coarse.score_fr.weight)
+    nn.init.normal_(coarse.score_fr.bias)
+    fine: FCN = coarse
+    for finer in (16, 8):
+        if finer >= stride:
+            before, fine = fine, MAKERS[finer](3, width=1, padding=padding).double().eval()
+            fine.continue_from(before.state_dict())
+    return coarse, fine
+
+
+@pytest.mark.parametrize(("stride", "cut"), [(16, 1 / 8), (8, 1 / 8 + 1 / 32)])
+def test_the_finer_network_starts_with_the_coarser_ones_output(stride: int, cut: float) -> None:
+    """But for corners of the interpolation.
+
+    Upsampled twofold first, linearly interpolated scores are known at a quarter to either side of every knot only;
+    the line between cuts the corner there by an eighth of the second difference. So does every further doubling,
+    by an eighth of what is then a quarter of it.
+    """
+    coarse, fine = coarse_and_fine(stride, 100)
+    x = torch.randn(2, 3, 97, 130, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(fine.eval().scores(x)[0], middle.eval().scores(x)[0])
-    with pytest.raises(ArgumentError, match=r"coarser: expected a network of a stride above 16, got stride 8; for ex"):
-        middle.continue_from(fine)
+        scores = F.pad(coarse.scores(x)[0], (2, 2, 2, 2))  # zeros lie beyond the border
+        difference = (fine(x) - coarse(x)).abs().max()
+    corners = sum(scores.diff(n=2, dim=axis).abs().max() for axis in (2, 3))
+    assert 0 < difference <= cut * corners
+
+
+@pytest.mark.parametrize("stride", [16, 8])
+@pytest.mark.parametrize("padding", [100, 1])
+def test_the_finer_network_starts_aligned_with_the_coarser(stride: int, padding: int) -> None:
+    coarse, fine = coarse_and_fine(stride, padding)
+
+    def ramp(_layer: nn.Module, _inputs: tuple[Tensor], scores: Tensor) -> Tensor:
+        rows, columns = (torch.arange(n, dtype=scores.dtype) for n in scores.shape[2:])
+        return (3 * rows[:, None] - 2 * columns).expand_as(scores)
+
+    for network in (coarse, fine):  # a ramp has no corners to cut
+        network.score_fr.register_forward_hook(ramp)
+    x = torch.zeros(1, 3, 230, 261, dtype=torch.float64)
+    inner = (..., slice(48, -48), slice(48, -48))
+    with torch.no_grad():
+        found, expected = fine(x)[inner], coarse(x)[inner]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.diff(dim=2), torch.full_like(found.diff(dim=2), 3 / 32))
+
+
+def test_what_cannot_be_continued_from() -> None:
+    middle = FCN16s(2, width=1)
+    with pytest.raises(ArgumentError) as error:
+        middle.continue_from(FCN8s(2, width=1).state_dict())
+    assert str(error.value) == (
+        "coarser: expected the weights of an FCN of a stride above 16, got those of an FCN-8s; "
+        "for example FCN16s().continue_from(FCN32s().state_dict())"
+    )
+    with pytest.raises(ArgumentError, match="of a stride above 16, got those of an FCN-16s"):
+        middle.continue_from(middle.state_dict())
+    with pytest.raises(ArgumentError, match="of a stride above 8, got none of a layer that upsamples to pixels"):
+        FCN8s(2, width=1).continue_from({"conv1_1.weight": torch.zeros(1)})
+    before = {name: value.clone() for name, value in middle.state_dict().items()}
+    with pytest.raises(
+        ArgumentError, match=r"blobs: expected shape \(2, 64, 1, 1\) for layer 'score_fr', got \(5, 64, "
+    ):
+        middle.continue_from(FCN32s(5, width=1).state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in middle.state_dict().items())
 
 
 def test_skips_are_scaled_for_training_at_once() -> None:

@@ -169,8 +169,8 @@ class FCN(nn.Module):
         return vgg.load(self, blobs)
 
     @torch.no_grad()
-    def continue_from(self, coarser: FCN) -> list[str]:
-        """Start from the network of the stage before: 16s from 32s, 8s from 16s (or 32s), as the paper trains them.
+    def continue_from(self, coarser: Mapping[str, Tensor]) -> list[str]:
+        """Start from a ``state_dict`` of the stage before: 16s from 32s, 8s from 16s (or 32s), as the paper trains.
 
         Layers of the same name are copied. The others start as always: skips at zero, upsampling bilinear, so that
         training goes on from what the coarser network computes, but for its upsampling in more steps.
@@ -179,16 +179,18 @@ class FCN(nn.Module):
             The names of the layers that are new.
 
         Raises:
-            ArgumentError: when ``coarser`` is not coarser, or a layer of it has another shape.
+            ArgumentError: for the weights of a network that is not coarser, or not of the same shapes.
         """
-        if coarser.stride <= self.stride:
-            expected, got = f"a network of a stride above {self.stride}", f"stride {coarser.stride}"
-            raise ArgumentError("coarser", expected, got, f"FCN({2 * self.stride}).load_state_dict(...)")
-        blobs = {
-            name: [p.detach() for p in layer.parameters()]
-            for name, layer in coarser.named_children()
-            if any(True for _ in layer.parameters())
-        }
+        theirs = next((stride for stride, names in _UPSCORES.items() if f"{names[-1]}.weight" in coarser), 0)
+        if theirs <= self.stride:
+            expected = f"the weights of an FCN of a stride above {self.stride}"
+            got = f"those of an FCN-{theirs}s" if theirs else "none of a layer that upsamples to pixels"
+            raise ArgumentError("coarser", expected, got, "FCN16s().continue_from(FCN32s().state_dict())")
+        blobs = {}
+        for name, _ in self.named_children():
+            parts = [coarser[key] for key in (f"{name}.weight", f"{name}.bias") if key in coarser]
+            if parts:
+                blobs[name] = parts
         return vgg.load(self, blobs)
 
 
