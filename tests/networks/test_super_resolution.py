@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from networks.gradients import check
 from safetensors.torch import load_file
 from torch import nn
 
@@ -52,6 +53,10 @@ def test_starts_as_bicubic_plus_features_without_a_checkerboard() -> None:
     expected = bicubic.resize(picture.numpy(), 18, 28)
     inside = (..., slice(4, -4), slice(4, -4))
     np.testing.assert_allclose(network(picture).detach().numpy()[inside], expected[inside], atol=1e-6)
+
+
+def test_gradients() -> None:
+    check(SuperResolution(), 2, 1, 7, 9)
 
 
 def test_the_bundled_weights_give_the_stored_output() -> None:
