@@ -5,6 +5,7 @@
 #include "panel.h"
 #include "scratch.h"
 #include "threads.h"
+#include "write.h"
 
 namespace upscore {
 
@@ -14,50 +15,6 @@ Target target_of(const Kernels<T>& kernels) {
 }
 
 namespace {
-
-// Writes rows of one channel; staged, it puts together what lies together in the output and writes it at once.
-template <typename T>
-class Writer {
- public:
-  Writer(const Kernels<T>& kernels, const Schedule& schedule, T* staging)
-      : kernels_(kernels),
-        staged_(schedule.staged),
-        stream_(schedule.stream),
-        room_(schedule.staging - schedule.axis[2].out_step * kernels.lanes),
-        staging_(staging) {}
-
-  void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst) {
-    if (!staged_) return kernels_.interleave(src, pitch, step, from, to, bias, dst, false);
-    for (i64 e = from; e < to;) {
-      if (dst != to_ + length_ || length_ >= room_ - step * kernels_.lanes) {
-        flush();
-        to_ = dst;
-      }
-      const i64 end = std::min(to, e + room_ - length_);
-      kernels_.interleave(src, pitch, step, e, end, bias, staging_ + length_, true);
-      length_ += end - e;
-      dst += end - e;
-      e = end;
-    }
-  }
-
-  void flush() {
-    if (length_ == 0) return;
-    if (stream_)
-      kernels_.stream(staging_, length_, to_);
-    else
-      std::copy_n(staging_, length_, to_);
-    length_ = 0;
-  }
-
- private:
-  const Kernels<T>& kernels_;
-  const bool staged_, stream_;
-  const i64 room_;
-  T* const staging_;
-  T* to_ = nullptr;
-  i64 length_ = 0;
-};
 
 template <typename T>
 class Execution {
@@ -115,7 +72,7 @@ class Execution {
     const i64 channels = layer_.groups * layer_.cols;
 
     PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, channels * plane, width);
-    T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.staging));
+    T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.writing.staging));
     T* sums = panel + schedule_.panel;
 
     const i64 step = packing_.fused ? 1 : schedule_.axis[2].out_step;
@@ -182,28 +139,12 @@ class Execution {
   }
 
   void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
-    const AxisPlan* axis = schedule_.axis;
-    const i64 steps[kAxes] = {axis[0].out_step, axis[1].out_step, axis[2].out_step};
-    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
+    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2], step = schedule_.axis[2].out_step;
+    Writer<T> writer(kernels_, schedule_.writing, step, staging);
     for (i64 row = 0; row < part.rows; ++row) {
       const i64 channel = part.group * layer_.rows + part.first_row + row;
-      const T bias = bias_ ? bias_[channel] : T(0);
-      const T* of_channel = sums + row * part.strips * steps[2] * width;
-      Writer<T> writer(kernels_, schedule_, staging);
-      for (const Segment& s : segments) {
-        T* image = y_ + (s.batch * layer_.groups * layer_.rows + channel) * plane;
-        const i64 x0 = axis[2].base + s.at[2] * steps[2];
-        const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * steps[2], axis[2].out - x0);
-        if (from >= to) continue;
-        for (i64 strip = 0; strip < part.strips; ++strip) {
-          const i64 rz = (part.first_strip + strip) / steps[1], ry = (part.first_strip + strip) % steps[1];
-          const i64 z = axis[0].base + s.at[0] * steps[0] + rz, y = axis[1].base + s.at[1] * steps[1] + ry;
-          if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
-          writer.put(of_channel + strip * steps[2] * width + s.place, width, steps[2], from, to, bias,
-                     image + (z * axis[1].out + y) * axis[2].out + x0 + from);
-        }
-      }
-      writer.flush();
+      writer.write(schedule_.axis, segments, part.first_strip, part.strips, sums + row * part.strips * step * width,
+                   width, bias_ ? bias_[channel] : T(0), y_ + channel * plane, layer_.groups * layer_.rows * plane);
     }
   }
 

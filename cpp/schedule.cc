@@ -212,11 +212,7 @@ class Scheduler {
 
     s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
-    const i64 out_bytes =
-        call_.batch * layer_.groups * layer_.rows * call_.out[0] * call_.out[1] * call_.out[2] * bytes;
-    s_.stream = out_bytes > Limits::stream_bytes;
-    s_.staged = s_.stream || s_.axis[2].positions < kShortRow;
-    s_.staging = kStaging + 16 * step_ * lanes_;
+    s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, target_);
   }
 
   void explain() {
@@ -237,8 +233,8 @@ class Scheduler {
           << "are too short to fill vectors, ";
     why << "and " << std::min(s_.chunk, layer_.rows) << " of " << layer_.rows << " channels; at most "
         << packing_.columns * std::min(most_taps_, places_) << " terms are summed in registers; the output is "
-        << (s_.stream ? "larger than the caches and written past them; " : "written through the caches; ") << s_.threads
-        << (s_.threads == 1 ? " thread" : " threads");
+        << (s_.writing.stream ? "larger than the caches and written past them; " : "written through the caches; ")
+        << s_.threads << (s_.threads == 1 ? " thread" : " threads");
     s_.why = why.str();
   }
 
@@ -291,6 +287,14 @@ Window row_window(std::vector<Size> offsets, i64 rows) {
     w.shift_of.push_back(o[2] - low[2]);
   }
   w.offsets = std::move(offsets);
+  return w;
+}
+
+Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target) {
+  Writing w;
+  w.stream = channels * axis[0].out * axis[1].out * axis[2].out * target.number_bytes > Limits::stream_bytes;
+  w.staged = w.stream || axis[2].positions < kShortRow;
+  w.staging = kStaging + 16 * axis[2].out_step * target.lanes;
   return w;
 }
 

@@ -45,18 +45,27 @@ struct Tile {
   i64 per_column = 1;  // by rows: tiles below each other
 };
 
+// How the rows of an output are written.
+struct Writing {
+  bool staged = false;  // rows are put together before they are written: they are short, or go past the caches
+  bool stream = false;  // past the caches
+  i64 staging = 0;      // scratch for putting together, in numbers
+};
+
+// `axis` as the output is written, `channels` of it, in all images.
+Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target);
+
 struct Schedule {
   AxisPlan axis[kAxes];
   Window window;
   std::vector<PhaseTaps> phases;
   std::vector<Reduction> reductions;
   Tile tile;
-  i64 positions = 0;    // batch * positions of all axes
-  i64 chunk = 0;        // output channels per task
-  i64 strips = 1;       // phases of the leading axes per task
-  bool staged = false;  // rows are put together before they are written: they are short, or go past the caches
-  bool stream = false;  // write past the caches
-  i64 panel = 0, sums = 0, staging = 0;  // scratch per task, in numbers
+  i64 positions = 0;        // batch * positions of all axes
+  i64 chunk = 0;            // output channels per task
+  i64 strips = 1;           // phases of the leading axes per task
+  i64 panel = 0, sums = 0;  // scratch per task, in numbers
+  Writing writing;
   int threads = 1;
   std::string why;
 };

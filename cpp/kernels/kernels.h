@@ -85,6 +85,9 @@ struct Kernels {
   void (*transpose)(const T* src, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);
+  // Minimal filtering, see kernels/minimal.h.
+  void (*transform_inputs)(const T* src, i64 src_pitch, i64 length, T* dst, i64 dst_pitch);
+  void (*transform_sums)(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
   // zeros where the source says so. Runs ascend by place and leave no gaps; a vector more than the last
   // place may be written. Nothing at or after x_end is read.

@@ -13,6 +13,15 @@ inline Vector<T> even_lanes(Vector<T> a, Vector<T> b, std::integer_sequence<int,
   return __builtin_shuffle(a, b, pick);
 }
 
+// Every third lane of three vectors.
+template <typename T, int... I>
+inline Vector<T> third_lanes(Vector<T> a, Vector<T> b, Vector<T> c, std::integer_sequence<int, I...>) {
+  constexpr int L = kLanes<T>;
+  constexpr Index<T> from_a_and_b = {(3 * I < 2 * L ? 3 * I : 0)...};
+  constexpr Index<T> then_c = {(3 * I < 2 * L ? I : 3 * I - L)...};
+  return __builtin_shuffle(__builtin_shuffle(a, b, from_a_and_b), c, then_c);
+}
+
 constexpr i64 kPrefetchColumns = 4;
 
 // Whole vectors are copied where a run ends inside one; the next run, or the next column, writes over the excess.
@@ -44,6 +53,10 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
         for (i64 i = 0; i < whole; i += L)
           store(to + i,
                 even_lanes<T>(load(from + 2 * i), load(from + 2 * i + L), std::make_integer_sequence<int, L>{}));
+      } else if (step == 3 && 3 * whole <= x_end - from) {
+        for (i64 i = 0; i < whole; i += L)
+          store(to + i, third_lanes<T>(load(from + 3 * i), load(from + 3 * i + L), load(from + 3 * i + 2 * L),
+                                       std::make_integer_sequence<int, L>{}));
       } else {
         for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
       }

@@ -2,6 +2,7 @@
 #include "dots.h"
 #include "interleave.h"
 #include "kernels.h"
+#include "minimal.h"
 #include "panel.h"
 #include "product.h"
 #include "stencil.h"
@@ -24,6 +25,8 @@ Kernels<T> table() {
   k.stencil = stencil<T>;
   k.transpose = transpose<T>;
   k.stream = stream<T>;
+  k.transform_inputs = transform_inputs<T>;
+  k.transform_sums = transform_sums<T>;
   k.copy_runs = copy_runs<T>;
   return k;
 }
