@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 def test_it_learns_and_reports(uninterrupted: Trainer, tmp_path: Path) -> None:
     seen: list[Progress] = []
     run = trainer(tmp_path, steps=20)
-    first = run.task.score(run.network)
+    first = run.task.score(run.network)["error"]
     assert run.run(seen.append)
     assert [progress.step for progress in seen] == list(range(1, 21))
     assert [progress.score is None for progress in seen] == [True] * 6 + [False] * 14

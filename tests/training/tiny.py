@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upscore.training.trainer import Settings, Trainer
+from upscore.training.settings import Settings
+from upscore.training.trainer import Trainer
 
 SETTINGS = Settings(steps=60, rate=1e-2, warmup=5, score_every=7, save_every=4, seed=3)
 
@@ -24,16 +25,16 @@ class Tiny:
         self.network = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
         self.pause = pause
 
-    def batch(self, generator: torch.Generator) -> Tensor:
+    def batch(self, generator: torch.Generator, done: float) -> Tensor:
         time.sleep(self.pause)
         return torch.rand(8, 3, generator=generator)
 
     def loss(self, batch: Tensor, done: float) -> Tensor:
         return (self.network(batch) - batch.sum(1, keepdim=True)).square().mean() * (1 + done)
 
-    def score(self, network: nn.Module) -> float:
+    def score(self, network: nn.Module) -> Mapping[str, float]:
         batch = torch.ones(4, 3)
-        return -float((network(batch).detach() - 3).square().mean())
+        return {"error": -float((network(batch).detach() - 3).square().mean())}
 
     def describe(self) -> Mapping[str, Any]:
         return {"inputs": 3}

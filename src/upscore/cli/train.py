@@ -63,7 +63,8 @@ def train(
     except ModuleNotFoundError:
         raise MissingDependencyError("torch", "upscore train", "torch") from None
     from upscore.training import bundle
-    from upscore.training.trainer import Settings, Trainer
+    from upscore.training.settings import Settings
+    from upscore.training.trainer import Trainer
     from upscore.training.upscaling import CROP, Upscaling
 
     if threads is not None:

@@ -98,7 +98,7 @@ class Upscaling:
             "scales": list(self.scales),
         }
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, generator: torch.Generator, done: float = 0.0) -> tuple[Tensor, Tensor]:
         """``(N, 1, P + 2 halo, P + 2 halo)`` small patches with surroundings and the ``(N, 1, 2P, 2P)`` truth."""
         factor, halo, patch = self.network.factor, self.network.halo, self.patch
         side = patch + 2 * halo
@@ -124,13 +124,14 @@ class Upscaling:
         error = self.network.forward_valid(inputs) - targets
         return error.abs().mean() if done < 2 / 3 else 30 * error.square().mean()
 
-    def score(self, network: nn.Module) -> float:
+    def score(self, network: nn.Module) -> Mapping[str, float]:
         """Mean PSNR on Y over the held-out photographs, in dB, outputs rounded to 8 bits."""
-        return float(np.mean([psnr(upscaled(network, small), large, crop=CROP) for small, large in self.validation]))
+        each = [psnr(upscaled(network, small), large, crop=CROP) for small, large in self.validation]
+        return {"PSNR": float(np.mean(each))}
 
     def bicubic_score(self) -> float:
         """The same mean for bicubic interpolation: what the network must beat."""
-        return self.score(BicubicUpscaling())
+        return self.score(BicubicUpscaling())["PSNR"]
 
 
 class BicubicUpscaling(nn.Module):
