@@ -30,7 +30,8 @@ class Tiny:
         return torch.rand(8, 3, generator=generator)
 
     def loss(self, batch: Tensor, done: float) -> Tensor:
-        return (self.network(batch) - batch.sum(1, keepdim=True)).square().mean() * (1 + done)
+        loss: Tensor = (self.network(batch) - batch.sum(1, keepdim=True)).square().mean() * (1 + done)
+        return loss
 
     def score(self, network: nn.Module) -> Mapping[str, float]:
         batch = torch.ones(4, 3)

@@ -25,10 +25,11 @@ app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("models", epilog=models.EXAMPLES)(models.models)
 app.command("size", epilog=size.EXAMPLES)(size.size)
-app.command("train", epilog=train.EXAMPLES)(train.train)
+
 app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
 app.command("visualize", epilog=visualize.EXAMPLES)(visualize.visualize)
 app.add_typer(caffe.app, name="caffe")
+app.add_typer(train.app, name="train")
 
 
 def _version(wanted: bool) -> None:
