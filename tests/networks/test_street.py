@@ -7,10 +7,10 @@ import torch
 from networks.gradients import check, randomise
 from torch import nn
 
+from upscore.errors import ArgumentError
 from upscore.geometry import CoordinateMap
 from upscore.networks.cropping import coordinate_map
-from upscore.networks.street import Street
-from upscore.nn import ConvTranspose2d
+from upscore.networks.street import UPSAMPLINGS, Street, Upsampling
 
 
 def test_at_most_two_million_parameters() -> None:
@@ -26,13 +26,42 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 def test_all_upsampling_is_transposed_convolution_aligned_to_the_pixel() -> None:
     network = Street(width=4)
-    ups = [m for m in network.modules() if isinstance(m, ConvTranspose2d)]
+    ups = [m for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
     downs = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
-    pools = [m for m in network.modules() if isinstance(m, nn.MaxPool2d)]
     assert len(ups) == len(downs) == 4
     assert [m.stride for m in ups] == [(2, 2)] * 4
     assert coordinate_map([*downs, *ups]) == CoordinateMap.identity(2)
-    assert coordinate_map([downs[0], *pools, *ups]) == CoordinateMap.identity(2)
+
+
+@pytest.mark.parametrize("how", UPSAMPLINGS)
+def test_every_upsampling_learns_at_any_size(how: Upsampling) -> None:
+    network = Street(3, width=2, upsampling=how)
+    network(torch.randn(2, 3, 19, 30)).square().sum().backward()
+    ups = {name: p for name, p in network.named_parameters() if "upscore" in name}
+    assert all(p.grad is not None and p.grad.any() for p in ups.values() if p.requires_grad)
+    fixed = [name for name, p in ups.items() if not p.requires_grad]
+    assert fixed == ([f"{up}upscore.1.weight" for up in ("up8.", "up4.", "up2.", "")] if how == "bilinear" else [])
+
+
+def test_the_learned_upsampling_starts_as_an_interpolated_mixture() -> None:
+    learned = Street(3, width=2).upscore
+    interpolated = Street(3, width=2, upsampling="bilinear").upscore
+    assert isinstance(learned, nn.ConvTranspose2d)
+    assert isinstance(interpolated, nn.Sequential)
+    mixture, fixed = interpolated
+    assert isinstance(mixture, nn.Conv2d)
+    x = torch.randn(1, 2, 5, 7)
+    with torch.no_grad():
+        mixture.weight.copy_((learned.weight.sum((2, 3)) / 4).T[:, :, None, None])
+        torch.testing.assert_close(learned(x), fixed(mixture(x)))
+        enlarged = nn.functional.interpolate(mixture(x), scale_factor=2, mode="bilinear")
+        torch.testing.assert_close(learned(x)[..., 1:-1, 1:-1], enlarged[..., 1:-1, 1:-1])
+
+
+def test_an_unknown_upsampling() -> None:
+    expected = "upsampling: expected one of learned, bilinear, nearest-conv, pixel-shuffle, got 'cubic'"
+    with pytest.raises(ArgumentError, match=expected):
+        Street(upsampling="cubic")  # type: ignore[arg-type]
 
 
 def test_a_picture_may_end_anywhere() -> None:

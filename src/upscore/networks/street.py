@@ -1,71 +1,79 @@
-"""A small fully convolutional network for streets, meant for cameras and CPUs.
+"""A small fully convolutional network for streets, meant for cameras and CPUs, and to be trained on one.
 
-Everything below half the resolution happens in factorised bottlenecks: a 3x3 convolution to half the channels, two
-depthwise branches of a column and a row each, one plain and one dilated, and a 1x1 convolution back. That follows
-Romera et al. 2018, "ERFNet" (factorised filters, transposed convolutions for decoding), and Li et al. 2019, "DABNet"
-(the two branches). Context is the mean of the whole picture, added where the map is coarsest, after Liu et al. 2015,
-"ParseNet". All upsampling is by transposed convolutions of 4x4 taps and stride 2, whose four phases have equal
-numbers of taps, with skips added at every scale; downsampling is by windows of 4x4 and 2x2, so that both ways are
-aligned to the pixel.
+On a CPU a dense 3x3 convolution of many channels runs near the machine's peak, while depthwise convolutions and
+normalisations wait for memory. So the picture is made small early, and nearly all work is residual blocks of two dense
+convolutions (He et al. 2016, arXiv:1512.03385) at an eighth and a sixteenth of the resolution, the second of each
+dilated more and more to see the surroundings (Yu and Koltun 2016, arXiv:1511.07122). The mean of the whole picture is
+added where the map is coarsest (Liu et al. 2015, "ParseNet", arXiv:1506.04579).
+
+All upsampling is by transposed convolutions of 4x4 taps and stride 2, whose four phases have equal numbers of taps,
+with skips added at every scale; they start as a random mixture of channels, interpolated bilinearly. Downsampling is
+by windows of 4x4 and 2x2, so that both ways are aligned to the pixel. The layers are torch's, whose bfloat16 is fast
+in training; for inference :func:`upscore.nn.accelerate` swaps the transposed convolutions.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upscore.nn import ConvTranspose2d
+from upscore import filters
+from upscore.errors import ArgumentError
 
-__all__ = ["Street"]
+__all__ = ["UPSAMPLINGS", "Street", "Upsampling"]
+
+Upsampling = Literal["learned", "bilinear", "nearest-conv", "pixel-shuffle"]
+UPSAMPLINGS: tuple[Upsampling, ...] = ("learned", "bilinear", "nearest-conv", "pixel-shuffle")
 
 _FACTOR = 16
 
 
-class _Down(nn.Module):
-    """Half the size: a convolution of stride 2 beside a max pooling, as ENet's initial block has them."""
+def _twice(before: int, after: int, how: Upsampling) -> nn.Module:
+    """Twice the size: (N, before, H, W) to (N, after, 2H, 2W), without a bias."""
+    if how == "learned":
+        return nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+    if how == "bilinear":
+        fixed = nn.ConvTranspose2d(after, after, 4, stride=2, padding=1, groups=after, bias=False)
+        fixed.requires_grad_(False)
+        return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), fixed)
+    if how == "nearest-conv":
+        return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=False))
+    if how == "pixel-shuffle":
+        return nn.Sequential(nn.Conv2d(before, 4 * after, 3, padding=1, bias=False), nn.PixelShuffle(2))
+    raise ArgumentError("upsampling", f"one of {', '.join(UPSAMPLINGS)}", repr(how), "learned")
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(before, after - before, 4, stride=2, padding=1, bias=False)
-        self.pool = nn.MaxPool2d(2)
-        self.norm = nn.BatchNorm2d(after)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.norm(torch.cat([self.conv(x), self.pool(x)], dim=1)))
+class _Conv(nn.Sequential):
+    """A convolution, normalised, and rectified unless it ends a block; windows of 2 and 4 halve the size."""
 
-
-class _Branch(nn.Sequential):
-    """A depthwise column and row of 3 taps each, ``dilation`` apart."""
-
-    def __init__(self, channels: int, dilation: int) -> None:
-        column = nn.Conv2d(
-            channels, channels, (3, 1), padding=(dilation, 0), dilation=(dilation, 1), groups=channels, bias=False
+    def __init__(self, before: int, after: int, kernel: int = 3, *, dilation: int = 1, rectified: bool = True) -> None:
+        halves = kernel % 2 == 0
+        conv = nn.Conv2d(
+            before,
+            after,
+            kernel,
+            stride=2 if halves else 1,
+            padding=kernel // 2 - 1 if halves else kernel // 2 * dilation,
+            dilation=dilation,
+            bias=False,
         )
-        row = nn.Conv2d(
-            channels, channels, (1, 3), padding=(0, dilation), dilation=(1, dilation), groups=channels, bias=False
-        )
-        super().__init__(column, row, nn.BatchNorm2d(channels))
+        super().__init__(conv, nn.BatchNorm2d(after), *([nn.ReLU()] if rectified else []))
 
 
 class _Block(nn.Module):
-    """The factorised bottleneck, added to its input."""
+    """Two convolutions, the second one dilated, added to their input."""
 
-    def __init__(self, channels: int, dilation: int = 1, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, dilation: int, dropout: float = 0.0) -> None:
         super().__init__()
-        inner = channels // 2
-        self.reduce = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(inner)
-        self.near = _Branch(inner, 1)
-        self.far = _Branch(inner, dilation) if dilation > 1 else None
-        self.expand = nn.Conv2d(inner, channels, 1, bias=False)
-        self.expanded = nn.BatchNorm2d(channels)
+        self.first = _Conv(channels, channels)
+        self.second = _Conv(channels, channels, dilation=dilation, rectified=False)
         self.drop = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.norm(self.reduce(x)))
-        z = self.near(y) if self.far is None else self.near(y) + self.far(y)
-        return torch.relu(x + self.drop(self.expanded(self.expand(torch.relu(z)))))
+        return torch.relu(x + self.drop(self.second(self.first(x))))
 
 
 class _Context(nn.Module):
@@ -80,11 +88,11 @@ class _Context(nn.Module):
 
 
 class _Up(nn.Module):
-    """Twice the size by a transposed convolution, and the skip of that size added."""
+    """Twice the size, and the skip of that size added."""
 
-    def __init__(self, before: int, after: int, skip: int) -> None:
+    def __init__(self, before: int, after: int, skip: int, how: Upsampling) -> None:
         super().__init__()
-        self.upscore = ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+        self.upscore = _twice(before, after, how)
         self.skip = nn.Conv2d(skip, after, 1, bias=False)
         self.norm = nn.BatchNorm2d(after)
 
@@ -99,8 +107,15 @@ class Street(nn.Module):
 
     Args:
         classes: how many; 11 are CamVid's.
-        width: channels at half the resolution; 2, 4 and 8 times as many at a quarter, an eighth and a sixteenth.
+        width: a sixteenth of the number of channels at half the resolution that goes on to the scores; the other
+            numbers are multiples of it.
         dropout: of the residual branches at a sixteenth, in training.
+        upsampling: "learned" is by transposed convolutions; the others take their place for comparison: "bilinear"
+            interpolation of a 1x1 convolution, "nearest-conv", pixels repeated before a 3x3 convolution, or
+            "pixel-shuffle", a 3x3 convolution whose channels interleave (Shi et al. 2016, arXiv:1609.05158).
+
+    Raises:
+        ArgumentError: for another ``upsampling``.
 
     >>> network = Street()
     >>> sum(p.numel() for p in network.parameters()) < 2_000_000
@@ -109,31 +124,40 @@ class Street(nn.Module):
     torch.Size([1, 11, 45, 60])
     """
 
-    def __init__(self, classes: int = 11, *, width: int = 24, dropout: float = 0.1) -> None:
+    def __init__(
+        self, classes: int = 11, *, width: int = 16, dropout: float = 0.1, upsampling: Upsampling = "learned"
+    ) -> None:
         super().__init__()
-        w = width
-        self.stem = nn.Sequential(nn.Conv2d(3, w, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(w), nn.ReLU())
-        self.quarter = nn.Sequential(_Down(w, 2 * w), *(_Block(2 * w) for _ in range(3)))
-        self.eighth = nn.Sequential(_Down(2 * w, 4 * w), *(_Block(4 * w, d) for d in (2, 2, 4, 4, 8, 8)))
-        self.sixteenth = nn.Sequential(
-            _Down(4 * w, 8 * w), *(_Block(8 * w, d, dropout) for d in (2, 4, 8, 16)), _Context(8 * w)
-        )
-        self.up8 = _Up(8 * w, 4 * w, 4 * w)
-        self.refine8 = _Block(4 * w)
-        self.up4 = _Up(4 * w, 2 * w, 2 * w)
-        self.refine4 = _Block(2 * w)
-        self.up2 = _Up(2 * w, w, w)
-        self.upscore = ConvTranspose2d(w, classes, 4, stride=2, padding=1)
+        w, how = width, upsampling
+        half, quarter, eighth, sixteenth = 2 * w, 3 * w, 6 * w, 7 * w
+        self.stem = _Conv(3, half, 4)
+        self.quarter = nn.Sequential(_Conv(half, quarter, 4), _Block(quarter, 1))
+        self.eighth = nn.Sequential(_Conv(quarter, eighth, 4), *(_Block(eighth, d) for d in (1, 2, 4)))
+        blocks = (_Block(sixteenth, d, dropout) for d in (2, 4, 8, 4))
+        self.sixteenth = nn.Sequential(_Conv(eighth, sixteenth, 2), *blocks, _Context(sixteenth))
+        self.up8 = _Up(sixteenth, 4 * w, eighth, how)
+        self.refine8 = _Conv(4 * w, 4 * w)
+        self.up4 = _Up(4 * w, 2 * w, quarter, how)
+        self.refine4 = _Conv(2 * w, 2 * w)
+        self.up2 = _Up(2 * w, w, half, how)
+        # Without a bias, whose gradient alone takes torch twice as long as the rest of this layer.
+        self.upscore = _twice(w, classes, how)
         self._initialise()
 
+    @torch.no_grad()
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, ConvTranspose2d):
-                # Of the 16 taps, 4 make one output: the variance of what goes on is kept.
-                nn.init.normal_(module.weight, std=(2 / (4 * module.in_channels)) ** 0.5)
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        nn.init.zeros_(self.upscore.bias)  # type: ignore[arg-type]
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.ConvTranspose2d):
+                bilinear = torch.from_numpy(filters.bilinear(2)).to(module.weight)
+                mix = torch.ones(module.weight.shape[:2])
+                if module.groups == 1:
+                    nn.init.normal_(mix, std=(2 / module.in_channels) ** 0.5)
+                module.weight.copy_(mix[:, :, None, None] * bilinear)
+            elif isinstance(module, _Block):
+                # Every block starts as the identity (Goyal et al. 2017, arXiv:1706.02677).
+                nn.init.zeros_(module.second[1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores ``(N, classes, H, W)`` of pictures ``(N, 3, H, W)``."""
