@@ -25,9 +25,12 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
     return network
 
 
-def check(network: nn.Module, *shape: int) -> None:
-    """The gradients of the input and every parameter, each along a random direction, against central differences."""
-    randomise(network)
+def check(network: nn.Module, *shape: int, training: bool = False) -> None:
+    """The gradients of the input and every parameter, each along a random direction, against central differences.
+
+    ``training`` is for networks without dropout: normalised by the batch, and not by statistics.
+    """
+    randomise(network).train(training)
     generator = torch.Generator().manual_seed(1)
 
     def noise(shape: torch.Size) -> torch.Tensor:

@@ -74,5 +74,6 @@ def test_a_picture_may_end_anywhere() -> None:
         torch.testing.assert_close(network(x), network(continued)[:, :, :19, :30])
 
 
-def test_gradients() -> None:
-    check(Street(2, width=2), 1, 3, 15, 33)
+@pytest.mark.parametrize(("upsampling", "training"), [*((how, True) for how in UPSAMPLINGS), ("learned", False)])
+def test_gradients(upsampling: Upsampling, training: bool) -> None:
+    check(Street(2, width=2, dropout=0, upsampling=upsampling), 2, 3, 15, 33, training=training)
