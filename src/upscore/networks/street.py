@@ -168,4 +168,4 @@ class Street(nn.Module):
         y = self.refine8(self.up8(self.sixteenth(eighth), eighth))
         y = self.refine4(self.up4(y, quarter))
         scores: Tensor = self.upscore(self.up2(y, half))
-        return scores[..., :h, :w]
+        return scores[..., :h, :w].contiguous()  # class by class, as the losses read them
