@@ -77,3 +77,16 @@ def test_a_picture_may_end_anywhere() -> None:
 @pytest.mark.parametrize(("upsampling", "training"), [*((how, True) for how in UPSAMPLINGS), ("learned", False)])
 def test_gradients(upsampling: Upsampling, training: bool) -> None:
     check(Street(2, width=2, dropout=0, upsampling=upsampling), 2, 3, 15, 33, training=training)
+
+
+@pytest.mark.parametrize("how", UPSAMPLINGS)
+def test_folding_keeps_the_scores(how: Upsampling) -> None:
+    network = Street(3, width=2, upsampling=how)
+    for name, tensor in network.state_dict().items():
+        if name.endswith(("running_mean", "running_var")) or (tensor.dim() == 1 and tensor.is_floating_point()):
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    network, x = network.double().eval(), torch.randn(2, 3, 19, 30, dtype=torch.float64)
+    expected = network(x)
+    folded = network.fold()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(x), expected)
