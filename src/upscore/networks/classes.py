@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from upscore.errors import FileFormatError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +32,24 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @classmethod
+    def read(cls, path: Path) -> Classes:
+        """The table in a JSON file: ``{"names": ["road", ...], "colours": [[128, 64, 128], ...], "void": 255}``.
+
+        Raises FileFormatError when it is none.
+        """
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            names = tuple(str(name) for name in table["names"])
+            colours = tuple((int(r), int(g), int(b)) for r, g, b in table["colours"])
+            void = int(table["void"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileFormatError(f"{path}: not a table of names, colours and void ({error!r})") from error
+        if not 0 < len(names) == len(colours) or not len(names) <= void <= 255:
+            got = f"{len(names)} names, {len(colours)} colours, void {void}"
+            raise FileFormatError(f"{path}: expected a colour for each name and a void above them all, got {got}")
+        return cls(names, colours, void)
 
     def draw(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Labels ``(H, W)`` in their colours, ``(H, W, 3)``; whatever is no class is black.
