@@ -92,6 +92,45 @@ def test_numbers_are_caffes(stride: int, channelwise: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+def at_once(net: Any) -> Any:
+    """The NetParameter with a Scale layer before the score layers of the skips, as voc-fcn8s-atonce has them."""
+    found = type(net)()
+    for layer in net.layer:
+        if layer.name in ("score_pool4", "score_pool3"):
+            pool = layer.bottom[0]
+            found.layer.add(name=f"scale_{pool}", type="Scale", bottom=[pool], top=[f"scale_{pool}"])
+            layer.bottom[0] = f"scale_{pool}"
+        found.layer.add().CopyFrom(layer)
+    return found
+
+
+def test_the_skips_scales_come_from_caffes_weights() -> None:
+    size = (37, 53)
+    graph = Graph(at_once(caffes(8, size, 1)))
+    generator = torch.Generator().manual_seed(0)
+    for layer in graph.layers:
+        for blob in layer.module.blobs:
+            blob.data.copy_(torch.randn(blob.shape, generator=generator) / blob[0].numel() ** 0.5)
+    blobs = graph.named_blobs()
+    for name, factor in (("scale_pool4", 0.5), ("scale_pool3", 0.25)):
+        blobs[name][0].data.fill_(factor)
+    network = FCN8s(width=1, channelwise=False).eval()
+    assert network.load_caffe(blobs) == []
+    assert network.skip_scales == (0.5, 0.25)
+    x = torch.randn(2, 3, *size, generator=generator)
+    with torch.no_grad():
+        expected = Graph.forward(graph, {"data": x}, keep=["score"])["score"]
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    blobs["scale_pool4"][0].data[3] = 0.125
+    with pytest.raises(ArgumentError, match=r"one factor for all channels in layer 'scale_pool4', got 0.125 to 0.5"):
+        network.load_caffe(blobs)
+    encoder = {name: parts for name, parts in blobs.items() if name.startswith(("conv", "fc"))}
+    network.load_caffe(encoder)
+    assert network.skip_scales == (0.5, 0.25)
+    network.load_caffe({name: parts for name, parts in blobs.items() if not name.startswith("scale_")})
+    assert network.skip_scales == (1, 1)
+
+
 def torchvision_like(width: int) -> tuple[dict[str, Tensor], nn.Sequential, nn.Sequential]:
     """A VGG-16 of these widths, built and named as torchvision's."""
     layers: list[nn.Module] = []

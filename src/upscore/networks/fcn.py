@@ -39,8 +39,8 @@ class FCN(nn.Module):
         learned: whether the upsampling layers, which start bilinear, are learned; else they stay so.
         channelwise: whether they upsample every channel alone. Else, as in the authors' nets, there is a kernel for
             every pair of channels: the same numbers at the start, and ``classes`` times the work.
-        skip_scales: what the skips from pool4 and pool3 are multiplied by: (1, 1), or (0.01, 0.0001) to train
-            FCN-8s at once (the authors' voc-fcn8s-atonce).
+        skip_scales: what pool4 and pool3 are multiplied by on their way to the skips' score layers: (1, 1), or
+            (0.01, 0.0001) to train FCN-8s at once (the authors' voc-fcn8s-atonce).
         width: channels of the first stage; 64 is VGG-16's, and fc6 and fc7 have 64 times as many.
         dropout: after fc6 and fc7, in training.
 
@@ -165,8 +165,27 @@ class FCN(nn.Module):
         return vgg.load(self, vgg.from_torchvision(state))
 
     def load_caffe(self, blobs: Mapping[str, Sequence[Any]]) -> list[str]:
-        """Take every layer that ``blobs`` has by its name, from a Caffe VGG-16 or FCN: :func:`vgg.load`."""
-        return vgg.load(self, blobs)
+        """Take every layer that ``blobs`` has by its name, from a Caffe VGG-16 or FCN: :func:`vgg.load`.
+
+        With the score layers of skips come their ``skip_scales``: those of an FCN-8s trained at once, else 1.
+        """
+        scales = [self._scale(blobs, stage, kept) for stage, kept in zip((4, 3), self.skip_scales, strict=True)]
+        missing = vgg.load(self, blobs)
+        self.skip_scales = (scales[0], scales[1])
+        return missing
+
+    @staticmethod
+    def _scale(blobs: Mapping[str, Sequence[Any]], stage: int, kept: float) -> float:
+        """What an FCN's file multiplies a pooling by; ``kept`` where it has no skip from there."""
+        if f"score_pool{stage}" not in blobs:
+            return kept
+        name = f"scale_pool{stage}"
+        numbers = torch.cat([torch.as_tensor(blob).detach().flatten() for blob in blobs.get(name, [[1.0]])])
+        least, greatest = float(numbers.min()), float(numbers.max())
+        if least != greatest:
+            expected = f"one factor for all channels in layer {name!r}"
+            raise ArgumentError("blobs", expected, f"{least:g} to {greatest:g}", "0.01")
+        return greatest
 
     @torch.no_grad()
     def continue_from(self, coarser: Mapping[str, Tensor]) -> list[str]:
