@@ -70,6 +70,17 @@ def test_orientations_become_upright(tmp_path: Path, orientation: int) -> None:
     assert dict(kept.get_ifd(0x8769)) == {0x829A: 0.125}
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_is_turned_once(tmp_path: Path, orientation: int, compression: str | None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(RGB).save(tmp_path / "a.tif", exif=exif, compression=compression)
+    expected, found = read(tmp_path / "a.png"), read(tmp_path / "a.tif")
+    assert np.array_equal(found.rows(0, found.height), expected.rows(0, expected.height))
+
+
 @pytest.mark.parametrize(("name", "byte_order"), [("a.png", ">"), ("a.tif", "<"), ("b.tif", ">")])
 def test_sixteen_bit_grey(tmp_path: Path, name: str, byte_order: str) -> None:
     values = RANDOM.integers(0, 65536, (5, 7), dtype=np.uint16)

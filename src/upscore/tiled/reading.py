@@ -112,7 +112,7 @@ def _decode(path: Path, image: Image.Image) -> Picture:
         notes.append(f"the first of {frames} pictures in the file")
     raw_mode = _raw_mode(image)  # asked first: getexif may decode, and then it is gone
     exif = image.getexif()
-    orientation = exif.get(_ORIENTATION, 1)
+    orientation = 1 if image.format == "TIFF" else exif.get(_ORIENTATION, 1)  # Pillow turns TIFFs while decoding
     icc = image.info.get("icc_profile")
     low = None
     bits = 8
