@@ -8,7 +8,7 @@ import sys
 import typer
 
 from upscore._version import __version__
-from upscore.cli import caffe, explain, models, run, size, train, translate, visualize
+from upscore.cli import caffe, evaluate, explain, models, run, size, train, translate, visualize
 from upscore.errors import UpscoreError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("models", epilog=models.EXAMPLES)(models.models)

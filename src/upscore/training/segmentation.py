@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,11 +113,18 @@ def answer(network: nn.Module, item: Labelled) -> np.ndarray[Any, np.dtype[np.in
     return labels
 
 
-def measure(network: nn.Module, labelled: Sequence[Labelled], classes: Classes) -> Confusion:
-    """What ``network``, ready for inference, calls the pixels of the pictures, counted."""
+@torch.inference_mode()
+def measure(
+    network: nn.Module,
+    labelled: Sequence[Labelled],
+    classes: Classes,
+    tick: Callable[[float], None] = lambda _: None,
+) -> Confusion:
+    """What ``network``, ready for inference, calls the pixels of the pictures; ``tick`` is told the fraction done."""
     confusion = Confusion.empty(len(classes))
-    for item in labelled:
+    for number, item in enumerate(labelled, 1):
         confusion = confusion.with_pixels(np.asarray(item.labels), answer(network, item))
+        tick(number / len(labelled))
     return confusion
 
 
