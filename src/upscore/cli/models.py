@@ -51,8 +51,11 @@ def models(
 
 
 def _quality(fact: dict[str, Any]) -> str:
-    psnr = fact.get("psnr")
-    return f"{psnr['network']:.2f} dB, bicubic {psnr['bicubic']:.2f} dB" if psnr else "-"
+    if psnr := fact.get("psnr"):
+        return f"{psnr['network']:.2f} dB, bicubic {psnr['bicubic']:.2f} dB"
+    if validation := fact.get("validation"):
+        return f"mean IoU {100 * validation['mean IoU']:.1f} %"
+    return "-"
 
 
 def _flat(card: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -25,6 +25,8 @@ Examples:\n
   upscore run upscale-x2 photo.jpg -o big.png\n
   upscore run upscale-x2 photos/ -o big/ --format png\n
   upscore run upscale-x2 'scans/*.tif' -o big/ --json\n
+  upscore run street photo.jpg -o classes.png\n
+  upscore run street photos/ -o labels/ --labels\n
   upscore run deploy.prototxt weights.caffemodel photo.jpg -o classes.png
 """
 
@@ -33,6 +35,8 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 class _Upscaler:
+    form: str | None = None
+
     def __init__(self, network: Any, options: Options) -> None:
         self.network, self.options = network, options
         self.ending = f"_x{network.factor}"
@@ -43,14 +47,35 @@ class _Upscaler:
         return upscale_file(self.network, source, target, quality=self.options.quality, tick=tick)
 
 
+class _Segmenter:
+    ending = "_classes"
+
+    def __init__(self, network: Any, classes: Any, options: Options) -> None:
+        from upscore.nn import accelerate
+        from upscore.tiled.segmenting import SIDE
+
+        self.network, self.classes, self.options = accelerate(network.fold()), classes, options
+        self.form: str | None = "png" if options.labels else None
+        self.side = options.side or SIDE
+
+    def __call__(self, source: Path, target: Path, tick: Callable[[float], None]) -> dict[str, Any]:
+        from upscore.tiled.segmenting import draw_file, label_file
+
+        if self.options.labels:
+            return label_file(self.network, self.classes, source, target, side=self.side, tick=tick)
+        quality = self.options.quality
+        return draw_file(self.network, self.classes, source, target, side=self.side, quality=quality, tick=tick)
+
+
 def _bundled(words: list[str], options: Options) -> tuple[Runner, list[str]] | None:
     """A network of the registry, by its name."""
     from upscore.networks import find
 
     network = find(words[0])
-    if network.kind != "upscale":
-        raise ArgumentError("network", "a network that upscore run can run", repr(network.name), "upscale-x2")
-    return _Upscaler(network.load(options.weights), options), words[1:]
+    weights = network.load(options.weights)
+    if network.classes is not None:
+        return _Segmenter(weights, network.classes, options), words[1:]
+    return _Upscaler(weights, options), words[1:]
 
 
 def _caffe(words: list[str], options: Options) -> tuple[Runner, list[str]] | None:
@@ -73,6 +98,8 @@ def run(
     scale: Annotated[float, typer.Option(help="Caffe: what values minus the mean are multiplied by.")] = 1.0,
     order: Annotated[str, typer.Option(help="Caffe: bgr or rgb, of the channels.")] = "bgr",
     blob: Annotated[str | None, typer.Option(help="Caffe: the blob to write; the last one without it.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Classes: write their numbers, a PNG.")] = False,
+    side: Annotated[int | None, typer.Option(min=16, help="Classes: look at it with a longer side of so many.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all the processors without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
@@ -82,13 +109,16 @@ def run(
     PNG and TIFF keep 16 bits a channel, and are written band by band however large; colour profiles, transparency and
     the upright orientation stay. A picture that cannot be read is reported and the others go on (exit code 1).
     """
-    options = Options(weights, quality, mean, scale, order, blob)
+    options = Options(weights, quality, mean, scale, order, blob, labels, side)
     runner, names = next(found for finder in FINDERS if (found := finder(words, options)) is not None)
+    for option, given in (("--labels", labels), ("--side", side is not None)):
+        if given and not isinstance(runner, _Segmenter):
+            raise ArgumentError(option, "a bundled network that tells classes", repr(words[0]), "upscore run street")
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    jobs = _jobs(names, output, form, runner.ending)
+    jobs = _jobs(names, output, form or runner.form, runner.ending)
     if not force:
         for _, target in jobs:
             _refuse_to_replace(target)

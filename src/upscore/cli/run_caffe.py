@@ -21,6 +21,7 @@ class CaffeRunner:
     """Runs one model; class maps get the PASCAL palette."""
 
     ending = "_out"
+    form: str | None = None
 
     def __init__(self, net: Path, weights: Path, options: Options) -> None:
         from upscore.caffe.image import IMAGENET_MEAN, ImageNet

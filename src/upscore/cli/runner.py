@@ -20,6 +20,8 @@ class Options:
     scale: float = 1.0
     order: str = "bgr"
     blob: str | None = None
+    labels: bool = False
+    side: int | None = None
 
 
 class Runner(Protocol):
@@ -27,6 +29,9 @@ class Runner(Protocol):
 
     ending: str
     """What is put after the stem of a picture's name when the output is a folder: ``_x2``."""
+
+    form: str | None
+    """The format that has to be written, if there is only one."""
 
     def __call__(self, source: Path, target: Path, tick: Callable[[float], None]) -> dict[str, Any]:
         """Write ``target``, telling ``tick`` the fraction done; what there is to say about it, for ``--json``."""

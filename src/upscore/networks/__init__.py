@@ -1,8 +1,8 @@
 """The networks that come with upscore: a registry of names, their weights and their cards.
 
-The weights of ``upscale-x2`` lie in ``weights/upscale-x2.safetensors``; beside them ``upscale-x2.json``, the card
-(what it is, from which data, how good, made how), and ``upscale-x2.pair.safetensors``, an input and the output
-that these weights gave when they were made, which a test replays. This module loads no torch by itself.
+The weights of ``street``, for one, lie in ``weights/street.safetensors``; beside them ``street.json``, the card (what
+it is, from which data, how good, made how), and ``street.pair.safetensors``, an input and the output that these
+weights gave when they were made, which a test replays. This module loads no torch by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscore.errors import ArgumentError, FileFormatError, MissingDependencyError
+from upscore.networks.classes import Classes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,10 @@ WEIGHTS = Path(__file__).with_name("weights")
 
 @dataclass(frozen=True)
 class Network:
-    """A network by name. ``kind`` says what it does with a picture; ``module`` and ``class_name`` where it is."""
+    """A network by name. ``kind`` says what it does with a picture; ``module`` and ``class_name`` where it is.
+
+    ``classes`` are those that a network of the kind "segment" tells apart.
+    """
 
     name: str
     kind: str
@@ -34,6 +38,7 @@ class Network:
     module: str
     class_name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    classes: Classes | None = None
 
     @property
     def weights(self) -> Path:
