@@ -48,13 +48,15 @@ class _Upscaler:
 
 
 class _Segmenter:
-    ending = "_classes"
-
     def __init__(self, network: Any, classes: Any, options: Options) -> None:
+        import torch
+
         from upscore.nn import accelerate
         from upscore.tiled.segmenting import SIDE
 
-        self.network, self.classes, self.options = accelerate(network.fold()), classes, options
+        self.network = accelerate(network.fold()).to(memory_format=torch.channels_last)
+        self.classes, self.options = classes, options
+        self.ending = "_labels" if options.labels else "_classes"
         self.form: str | None = "png" if options.labels else None
         self.side = options.side or SIDE
 
@@ -98,8 +100,8 @@ def run(
     scale: Annotated[float, typer.Option(help="Caffe: what values minus the mean are multiplied by.")] = 1.0,
     order: Annotated[str, typer.Option(help="Caffe: bgr or rgb, of the channels.")] = "bgr",
     blob: Annotated[str | None, typer.Option(help="Caffe: the blob to write; the last one without it.")] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="Classes: write their numbers, a PNG.")] = False,
-    side: Annotated[int | None, typer.Option(min=16, help="Classes: look at it with a longer side of so many.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Write the classes' numbers, as a PNG.")] = False,
+    side: Annotated[int | None, typer.Option(min=16, help="Look for classes at this longer side.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all the processors without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
@@ -108,6 +110,9 @@ def run(
 
     PNG and TIFF keep 16 bits a channel, and are written band by band however large; colour profiles, transparency and
     the upright orientation stay. A picture that cannot be read is reported and the others go on (exit code 1).
+
+    A network that tells classes sees the picture with its longer side brought to --side pixels (480, as it learned
+    it); its scores are enlarged to the picture's size, and the classes drawn over it with a legend below.
     """
     options = Options(weights, quality, mean, scale, order, blob, labels, side)
     runner, names = next(found for finder in FINDERS if (found := finder(words, options)) is not None)
