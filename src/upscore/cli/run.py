@@ -101,7 +101,7 @@ def run(
     order: Annotated[str, typer.Option(help="Caffe: bgr or rgb, of the channels.")] = "bgr",
     blob: Annotated[str | None, typer.Option(help="Caffe: the blob to write; the last one without it.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Write the classes' numbers, as a PNG.")] = False,
-    side: Annotated[int | None, typer.Option(min=16, help="Look for classes at this longer side.")] = None,
+    side: Annotated[int | None, typer.Option(min=1, help="Look for classes at this longer side.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all the processors without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
