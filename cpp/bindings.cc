@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -18,6 +19,7 @@
 #include "channelwise.h"
 #include "cpu.h"
 #include "execute.h"
+#include "minimal.h"
 #include "pack.h"
 #include "scratch.h"
 #include "threads.h"
@@ -84,10 +86,11 @@ i64 phases_of(const Layer& layer) {
 template <typename T>
 class Plan {
  public:
-  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed)
+  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed, Filtering filtering)
       : layer_(layer_of(axes_of(w), stride, dilation, groups, dim(w, 0), dim(w, 1), transposed)),
         kernels_(&active_table<T>()),
-        isa_(active_isa()) {
+        isa_(active_isa()),
+        filtering_(filtering) {
     if (bias) {
       require(bias->ndim() == 1 && dim(*bias, 0) == layer_.groups * layer_.rows, "one bias per output channel");
       bias_.assign(bias->data(), bias->data() + bias->size());
@@ -104,6 +107,7 @@ class Plan {
     packing_ = plan_packing(layer_, target_);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups));
     pack_weights(layer_, packing_, thread_count(), w.data(), weights_.data());
+    if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_);
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads) {
@@ -116,18 +120,26 @@ class Plan {
       scatter(layer_, call, weights_.data(), bias, x.data(), y.data());
       return;
     }
-    const std::shared_ptr<const Schedule> schedule = schedule_of(call, threads);
-    execute(layer_, call, packing_, *schedule, *kernels_, weights_.data(), bias, x.data(), y.data());
+    const Schedules plan = schedules_of(call, threads);
+    if (plan.minimal)
+      execute_minimal(layer_, call, *minimal_packing_, *plan.minimal, *kernels_, minimal_weights(threads)->data(), bias,
+                      x.data(), y.data());
+    else
+      execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + ": ";
     if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
     if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
-    return isa + schedule_of({batch, in, out, lo}, threads)->why;
+    const Schedules plan = schedules_of({batch, in, out, lo}, threads);
+    return isa + (plan.minimal ? plan.minimal->why : plan.direct->why);
   }
 
-  std::size_t packed_bytes() const { return (channelwise_ ? channelwise_->size() : weights_.size()) * sizeof(T); }
+  std::size_t packed_bytes() const {
+    const std::shared_ptr<Buffer<T>> minimal = std::atomic_load(&minimal_weights_);
+    return ((channelwise_ ? channelwise_->size() : weights_.size()) + (minimal ? minimal->size() : 0)) * sizeof(T);
+  }
   std::string isa() const { return isa_; }
 
  private:
@@ -139,9 +151,20 @@ class Plan {
     return call;
   }
 
+  // One of them.
+  struct Schedules {
+    std::shared_ptr<const Schedule> direct;
+    std::shared_ptr<const MinimalSchedule> minimal;
+  };
+  struct Remembered {
+    Call call;
+    int threads;
+    Schedules plan;
+  };
+
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
-  std::shared_ptr<const Schedule> schedule_of(const Call& call, int threads) {
+  Schedules schedules_of(const Call& call, int threads) {
     {
       std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
       if (lock)
@@ -149,31 +172,47 @@ class Plan {
           if (at->threads == threads && at->call.batch == call.batch && at->call.in == call.in &&
               at->call.out == call.out && at->call.lo == call.lo) {
             schedules_.splice(schedules_.begin(), schedules_, at);
-            return schedules_.front().schedule;
+            return schedules_.front().plan;
           }
     }
-    auto fresh = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
+    Schedules plan;
+    if (minimal_packing_)
+      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, packing_, target_, threads, filtering_))
+        plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
+    if (!plan.minimal)
+      plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (lock) {
-      schedules_.push_front({call, threads, fresh});
+      schedules_.push_front({call, threads, plan});
       if (schedules_.size() > kSchedules) schedules_.pop_back();
     }
-    return fresh;
+    return plan;
   }
 
-  struct Remembered {
-    Call call;
-    int threads;
-    std::shared_ptr<const Schedule> schedule;
-  };
+  // Transformed when they are first needed, without a lock: of two calls that do it at once one wins.
+  std::shared_ptr<Buffer<T>> minimal_weights(int threads) {
+    std::shared_ptr<Buffer<T>> ready = std::atomic_load(&minimal_weights_);
+    if (ready) return ready;
+    Buffer<T> plain;
+    plain.allocate(static_cast<std::size_t>(layer_.groups * layer_.cols * layer_.rows * layer_.taps()));
+    unpack_weights(layer_, packing_, weights_.data(), plain.data());
+    auto fresh = std::make_shared<Buffer<T>>();
+    fresh->allocate(static_cast<std::size_t>(layer_.groups * layer_.rows * layer_.cols * minimal_packing_->taps *
+                                             minimal_packing_->before.back()));
+    pack_minimal(layer_, *minimal_packing_, target_, threads, plain.data(), fresh->data());
+    return std::atomic_compare_exchange_strong(&minimal_weights_, &ready, fresh) ? fresh : ready;
+  }
 
   Layer layer_;
   const Kernels<T>* kernels_;
   std::string isa_;
+  Filtering filtering_;
   Target target_{};
   std::optional<Channelwise<T>> channelwise_;
   Packing packing_;
   Buffer<T> weights_;
+  std::optional<MinimalPacking> minimal_packing_;
+  std::shared_ptr<Buffer<T>> minimal_weights_;
   std::vector<T> bias_;
   std::mutex mutex_;
   std::list<Remembered> schedules_;
@@ -222,8 +261,8 @@ Numpy<T> empty(const std::vector<std::size_t>& shape) {
 template <typename T>
 void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
-      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool>(), "w"_a, "bias"_a.none(), "stride"_a,
-           "dilation"_a, "groups"_a, "transposed"_a)
+      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering>(), "w"_a, "bias"_a.none(),
+           "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a)
       .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
@@ -241,6 +280,10 @@ NB_MODULE(_engine, m) {
   using namespace upscore;
   nb::set_leak_warnings(false);  // plans that a cache still holds when the interpreter ends are no fault
   m.doc() = "The engine: plan, pack, execute. Use upscore's functions; these check shapes and no more.";
+  nb::enum_<Filtering>(m, "Filtering")
+      .value("NEVER", Filtering::kNever)
+      .value("WHERE_FASTER", Filtering::kWhereFaster)
+      .value("ALWAYS", Filtering::kAlways);
   bind<float>(m, "PlanF32", "empty_f32");
   bind<double>(m, "PlanF64", "empty_f64");
   m.def("available_isas", &available_isas);

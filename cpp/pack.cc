@@ -54,7 +54,31 @@ void pack_weights(const Layer& layer, const Packing& packing, int threads, const
   });
 }
 
-template void pack_weights<float>(const Layer&, const Packing&, int, const float*, float*);
-template void pack_weights<double>(const Layer&, const Packing&, int, const double*, double*);
+template <typename T>
+void unpack_weights(const Layer& layer, const Packing& packing, const T* packed, T* w) {
+  const i64 taps = layer.taps(), group = layer.rows * layer.cols * taps;
+  const i64 row_stride = layer.transposed ? taps : layer.cols * taps;
+  const i64 column_stride = layer.transposed ? layer.rows * taps : taps;
+  for (i64 g = 0; g < layer.groups; ++g, w += group)
+    for (i64 block = 0; block < layer.cols; block += packing.columns) {
+      const i64 columns = std::min(packing.columns, layer.cols - block);
+      for (const PhaseClass& c : packing.classes)
+        for (i64 first = 0; first < layer.rows * c.phases; first += packing.tile_rows) {
+          const i64 height = std::min<i64>(packing.tile_rows, layer.rows * c.phases - first);
+          for (i64 place = 0; place < c.taps; ++place)
+            for (i64 column = block; column < block + columns; ++column)
+              for (i64 r = first; r < first + height; ++r, ++packed) {
+                const i64 tap = c.tap[static_cast<std::size_t>(r % c.phases * c.taps + place)];
+                if (tap >= 0) w[r / c.phases * row_stride + column * column_stride + tap] = *packed;
+              }
+        }
+    }
+}
+
+#define UPSCORE_INSTANTIATE(T)                                                    \
+  template void pack_weights<T>(const Layer&, const Packing&, int, const T*, T*); \
+  template void unpack_weights<T>(const Layer&, const Packing&, const T*, T*);
+UPSCORE_INSTANTIATE(float)
+UPSCORE_INSTANTIATE(double)
 
 }  // namespace upscore

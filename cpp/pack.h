@@ -10,4 +10,8 @@ namespace upscore {
 template <typename T>
 void pack_weights(const Layer& layer, const Packing& packing, int threads, const T* w, T* packed);
 
+// The inverse.
+template <typename T>
+void unpack_weights(const Layer& layer, const Packing& packing, const T* packed, T* w);
+
 }  // namespace upscore

@@ -82,6 +82,8 @@ def test_every_instruction_set_is_exact(name, isa, dtype):
     assert packed._plan.isa == isa
     assert packed.why(x.shape[0], geometry, x.shape[2:], size).startswith(f"{isa}: ")
     assert relative_error(packed.run(x, geometry, size), y) <= TOLERANCE[dtype]
+    filtered = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.ALWAYS)
+    assert relative_error(filtered.run(x, geometry, size), y) <= TOLERANCE[dtype]
     backward = engine.Packed(w, None, geometry, groups, adjoint=True)
     assert relative_error(backward.run(grad_y, geometry, x.shape[2:]), grad_x) <= TOLERANCE[dtype]
     assert relative_error(engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1]), grad_w) <= TOLERANCE[dtype]
@@ -95,6 +97,7 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
     for batches in (1, 4, 16, 64):  # until it is worth waking 8 threads: otherwise one is compared with itself
         x, w, bias, grad_y, geometry, groups, size = arrays_of(name, dtype, low=-0.5, batches=batches)
         forward = engine.Packed(w, bias, geometry, groups)
+        filtered = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.ALWAYS)
         cpu.set_threads(8)
         if not forward.why(x.shape[0], geometry, x.shape[2:], size).endswith("; 1 thread"):
             break
@@ -104,6 +107,7 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
 
     def everything(threads):
         yield forward.run(x, geometry, size, threads=threads)
+        yield filtered.run(x, geometry, size, threads=threads)
         yield backward.run(grad_y, geometry, x.shape[2:], threads=threads)
         yield engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1], threads=threads)
 
@@ -111,6 +115,60 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
     for threads in (2, 3, 8):
         for ours, theirs in zip(everything(threads), one, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+# name: channels in and out, input size, geometry. Windows of two and of three inputs, phases of one tap, taps that
+# are summed as they are.
+FILTERED = {
+    "two by two": (48, 36, (14, 27), Geometry((4, 4), 2, crop=1)),
+    "three by three": (40, 44, (19, 22), Geometry((3, 3), 1, crop=((1, 0), (2, 1)))),
+    "single taps": (64, 64, (26, 33), Geometry((3, 3), 2, crop=((1, 0), (0, 1)))),
+    "three and two": (33, 50, (17, 30), Geometry((6, 3), (2, 2), crop=((2, 3), (0, 0)))),
+    "one axis of five taps": (48, 72, (24, 59), Geometry((5, 4), (1, 2), crop=((2, 2), (1, 1)))),
+    "one axis": (64, 24, (320,), Geometry(16, 8, crop=4)),
+    "three axes": (32, 16, (12, 9, 10), Geometry((4, 3, 4), (2, 1, 2), crop=1)),
+}
+
+
+def filtered_layer(name, draw):
+    channels, out, n, geometry = FILTERED[name]
+    x, w, bias = draw((3, channels, *n)), draw((channels, out, *geometry.kernel)), draw((out,))
+    packed = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
+    return x, w, bias, geometry, packed
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_where_it_is_faster(name):
+    rng = np.random.default_rng(3)
+    x, w, bias, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
+    n, size = x.shape[2:], geometry.output_size(x.shape[2:])
+    assert "minimal filtering" in packed.why(3, geometry, n, size)
+    assert "minimal filtering" not in engine.Packed(w, bias, geometry, 1).why(3, geometry, n, size)
+    before = packed._plan.packed_bytes
+    y = packed.run(x, geometry, size)
+    assert before < packed._plan.packed_bytes < (1 + 8.1) * before
+    wide = [a.astype(np.float64) for a in (x, w, bias)]
+    assert relative_error(y, reference.scatter(*wide, geometry=geometry, groups=1)) <= 1e-6
+    # Neither the batch nor an image's place in it changes the bits.
+    np.testing.assert_array_equal(packed.run(x[2:], geometry, size), y[2:])
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_of_small_integers_is_exact(name):
+    rng = np.random.default_rng(4)
+    draw = lambda shape: rng.integers(-8, 9, shape).astype(np.float32)  # noqa: E731
+    x, w, bias, geometry, packed = filtered_layer(name, draw)
+    size = geometry.output_size(x.shape[2:])
+    expected = engine.Packed(w, bias, geometry, 1).run(x, geometry, size)
+    np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
+
+
+def test_minimal_filtering_not_for_tiny_maps():
+    geometry = Geometry((4, 4), 2, crop=1)
+    w = np.ones((64, 64, 4, 4), np.float32)
+    packed = engine.Packed(w, None, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
+    assert "minimal filtering" not in packed.why(64, geometry, (4, 4), (8, 8))
+    assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
 
 
 @st.composite
@@ -137,6 +195,8 @@ def test_any_crop_on_any_instruction_set(sizes, groups, a, b, isa):
     grad_y = rng.random(y.shape) + 0.5
     grad_x, grad_w, _ = reference.gradients(grad_y, x, w, geometry=geometry, groups=groups)
     np.testing.assert_allclose(engine.Packed(w, bias, geometry, groups).run(x, geometry, size), y, rtol=1e-14)
+    filtered = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.ALWAYS)
+    np.testing.assert_allclose(filtered.run(x, geometry, size), y, rtol=1e-13, atol=1e-13)
     backward = engine.Packed(w, None, geometry, groups, adjoint=True)
     np.testing.assert_allclose(backward.run(grad_y, geometry, n), grad_x, rtol=1e-13)
     np.testing.assert_allclose(engine.weight_gradient(x, grad_y, geometry, groups, b), grad_w, rtol=1e-13)

@@ -55,18 +55,51 @@ void interleave_power(const T* src, i64 pitch, i64 first, i64 last, T bias, T* d
   for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
 }
 
+// Three sources of units of P lanes, in turns: output O takes each unit from one of them.
+template <typename T, int P, int O, int... I>
+inline Vector<T> pick_units(const Vector<T>* in, i64 pitch, std::integer_sequence<int, I...>) {
+  constexpr int L = kLanes<T>;
+  constexpr Index<T> first_two = {
+      ((O * L + I) / P % 3 == 1 ? L + (O * L + I) / (3 * P) * P + I % P : (O * L + I) / (3 * P) * P + I % P)...};
+  constexpr Index<T> third = {((O * L + I) / P % 3 == 2 ? L + (O * L + I) / (3 * P) * P + I % P : I)...};
+  return __builtin_shuffle(__builtin_shuffle(in[0], in[pitch], first_two), in[2 * pitch], third);
+}
+
+// Steps of three times a power of two: groups of P phases are zipped, then three groups take turns.
+template <typename T, int P>
+void interleave_triple(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst, bool excess) {
+  constexpr int L = kLanes<T>, S = 3 * P;
+  constexpr auto lanes = std::make_integer_sequence<int, L>{};
+  const i64 limit = excess ? last + S * L - 1 : last;
+  i64 e = first;
+  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
+    Vector<T> in[P], zipped[S];
+    for (int group = 0; group < 3; ++group) {
+      for (int r = 0; r < P; ++r) in[r] = load(src + (group * P + r) * pitch + e / S) + bias;
+      zip<T, P>(in, zipped + group * P);
+    }
+    for (int v = 0; v < P; ++v) {
+      store(dst + (3 * v) * L, pick_units<T, P, 0>(zipped + v, P, lanes));
+      store(dst + (3 * v + 1) * L, pick_units<T, P, 1>(zipped + v, P, lanes));
+      store(dst + (3 * v + 2) * L, pick_units<T, P, 2>(zipped + v, P, lanes));
+    }
+  }
+  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+}
+
 // Any step from a vector's length on: blocks of phases are transposed; the last block overlaps the one before.
 template <typename T>
-void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst) {
+void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
   const i64 q_first = (first + step - 1) / step, q_last = last / step;
   auto one = [&](i64 e) { dst[e - first] = src[(e % step) * pitch + e / step] + bias; };
-  if (q_first + L > q_last) {
+  if (q_first >= q_last || (!excess && q_first + L > q_last)) {
     for (i64 e = first; e < last; ++e) one(e);
     return;
   }
   for (i64 e = first; e < q_first * step; ++e) one(e);
-  for (i64 q = q_first; q < q_last; q = q + 2 * L <= q_last || q + L == q_last ? q + L : q_last - L)
+  for (i64 q = q_first; q < q_last; q = excess || q + 2 * L <= q_last || q + L == q_last ? q + L : q_last - L)
     for (i64 block = 0; block < step; block += L) {
       const i64 r = block + L <= step ? block : step - L;
       Vector<T> in[L], out[L];
@@ -116,19 +149,23 @@ void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, 
     case 2:
       return interleave_power<T, 2>(src, pitch, first, last, bias, dst, excess);
     case 3:
-      return interleave_other<T, 3>(src, pitch, first, last, bias, dst, excess);
+      return interleave_triple<T, 1>(src, pitch, first, last, bias, dst, excess);
     case 4:
       return interleave_power<T, 4>(src, pitch, first, last, bias, dst, excess);
     case 5:
       return interleave_other<T, 5>(src, pitch, first, last, bias, dst, excess);
     case 6:
-      return interleave_other<T, 6>(src, pitch, first, last, bias, dst, excess);
+      return interleave_triple<T, 2>(src, pitch, first, last, bias, dst, excess);
     case 8:
       return interleave_power<T, 8>(src, pitch, first, last, bias, dst, excess);
     default:
       break;
   }
-  if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst);
+  if constexpr (kLanes<T> >= 4)
+    if (step == 12) return interleave_triple<T, 4>(src, pitch, first, last, bias, dst, excess);
+  if constexpr (kLanes<T> >= 8)
+    if (step == 24) return interleave_triple<T, 8>(src, pitch, first, last, bias, dst, excess);
+  if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst, excess);
   i64 e = first, q = first / step, r = first % step;
   while (e < last) {
     const i64 run = step - r < last - e ? step - r : last - e;

@@ -7,6 +7,8 @@
 
 namespace upscore::UPSCORE_ISA {
 
+constexpr int kPrefetchWeights = 8192;  // bytes ahead: weights are read once, in order, often from memory
+
 template <typename T, int MR, int NV>
 void product(const Product<T>& p) {
   constexpr int L = kLanes<T>;
@@ -15,6 +17,7 @@ void product(const Product<T>& p) {
     const T* x = p.x + p.x_offset[tap];
     const T* w = p.w + tap * p.w_tap_stride;
     for (i64 column = 0; column < p.columns; ++column) {
+      __builtin_prefetch(w + kPrefetchWeights / sizeof(T));
       Vector<T> xv[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) xv[v] = load(x + v * p.x_vector);

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscore import _engine
+from upscore._engine import Filtering
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
-__all__ = ["NATIVE_RANK", "Packed", "channels_first", "channels_last", "empty", "weight_gradient"]
+__all__ = ["NATIVE_RANK", "Filtering", "Packed", "channels_first", "channels_last", "empty", "weight_gradient"]
 
 Array = NDArray[Any]
 
@@ -63,9 +64,20 @@ class Packed:
         geometry: stride and dilation are used; the crop comes with each call.
         groups: number of groups.
         adjoint: run the ordinary convolution instead of the transposed one.
+        filtering: whether to use minimal filtering (Winograd's). Its weights are transformed, which pays where
+            they are run often, and take up to 4 times the memory (8 times with three axes).
     """
 
-    def __init__(self, w: Array, bias: Array | None, geometry: Geometry, groups: int, *, adjoint: bool = False) -> None:
+    def __init__(
+        self,
+        w: Array,
+        bias: Array | None,
+        geometry: Geometry,
+        groups: int,
+        *,
+        adjoint: bool = False,
+        filtering: Filtering = Filtering.NEVER,
+    ) -> None:
         _check_range(geometry, (1,) * geometry.rank)
         self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
         self.channels = w.shape[0] if adjoint else w.shape[1] * groups
@@ -74,11 +86,11 @@ class Packed:
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
         self._bias = bias
         if lead <= 0:
-            self._plan = make(w, bias, stride, dilation, groups, not adjoint)
+            self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering)
             return
         # Higher ranks: one native plan per tap of the leading axes; the bias is added once, by hand.
         self._taps = {
-            tap: make(np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint)
+            tap: make(np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, filtering)
             for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead]))
         }
 

@@ -74,7 +74,7 @@ class Plan:
         self.in_channels, self.out_channels = w.shape[0], w.shape[1] * groups
         self.dtype = w.dtype
         self._shape = w.shape
-        self._packed = engine.Packed(w, bias, geometry, groups)
+        self._packed = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.WHERE_FASTER)
         self._last: tuple[int, Geometry, tuple[int, ...], tuple[int, ...]] | None = None
 
     def __call__(self, x: Any, *, output_size: Ints | None = None) -> Any:

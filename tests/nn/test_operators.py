@@ -126,7 +126,7 @@ def test_compiled_layers_find_packed_weights_and_notice_changes(monkeypatch: pyt
     torch._dynamo.reset()
     made: list[int] = []
     original = packing.Packed
-    monkeypatch.setattr(packing, "Packed", lambda *args: made.append(1) or original(*args))
+    monkeypatch.setattr(packing, "Packed", lambda *args, **kw: made.append(1) or original(*args, **kw))
     layer = nn.ConvTranspose1d(2, 3, 4, stride=2)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(1, 2, 5)

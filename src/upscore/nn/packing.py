@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from upscore import cpu
-from upscore.engine import Array, Packed, channels_first
+from upscore.engine import Array, Filtering, Packed, channels_first
 from upscore.geometry import Geometry
 
 __all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "pack"]
@@ -76,12 +76,12 @@ def pack(
     narrower than float32 are widened.
     """
 
-    def fresh() -> Packed:
+    def fresh(filtering: Filtering) -> Packed:
         numbers = array(w) if form is None else form(array(w))
-        return Packed(numbers, None if bias is None else array(bias), geometry, groups)
+        return Packed(numbers, None if bias is None else array(bias), geometry, groups, filtering=filtering)
 
     if not (keep and can_keep(w) and (bias is None or can_keep(bias))):
-        return fresh()
+        return fresh(Filtering.NEVER)
     key = geometry.stride, geometry.dilation, groups, cpu.active(), form
     entry = _entries.get(id(w))
     if entry is not None and entry.weight() is w:
@@ -91,7 +91,7 @@ def pack(
             if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
                 return packed
     watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
-    packed = fresh()
+    packed = fresh(Filtering.WHERE_FASTER)
     with _lock:
         entry = _entries.get(id(w))
         if entry is None or entry.weight() is not w:

@@ -1,0 +1,321 @@
+#include "minimal.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "panel.h"
+#include "scratch.h"
+#include "threads.h"
+#include "write.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kCopied = 8;  // input channels that are copied before they are transformed
+
+template <typename T>
+void transform_weights(const MinimalPacking& p, T* at) {
+  // In place, an axis at a time; `at` is [window z][window y][window x] and becomes [lines z][lines y][lines x].
+  i64 size[kAxes] = {p.axis[0].window, p.axis[1].window, p.axis[2].window};
+  T in[64];
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    if (!p.axis[a].filtered) continue;
+    i64 outer = 1, inner = 1;
+    for (std::size_t b = 0; b < a; ++b) outer *= size[b];
+    for (std::size_t b = a + 1; b < kAxes; ++b) inner *= size[b];
+    const i64 window = size[a];
+    std::copy_n(at, outer * window * inner, in);
+    for (i64 o = 0; o < outer; ++o)
+      for (i64 i = 0; i < inner; ++i) {
+        const T* g = in + o * window * inner + i;
+        T* u = at + o * 4 * inner + i;
+        const T g0 = g[0], middle = window == 3 ? g[inner] : T(0), last = g[(window - 1) * inner];
+        // At 1 and -1: (g0 + g1 + g2)/2 and (g0 - g1 + g2)/2; with two taps (g0 + g1)/2 and (g0 - g1)/2.
+        const T even = window == 3 ? g0 + last : g0, odd = window == 3 ? middle : last;
+        u[0] = g0;
+        u[inner] = (even + odd) / 2;
+        u[2 * inner] = (even - odd) / 2;
+        u[3 * inner] = last;
+      }
+    size[a] = 4;
+  }
+}
+
+// A line index [z][y][x], as a point (of the filtered axes) and a tap (of the others).
+struct Line {
+  i64 point, tap;
+};
+Line split_line(const MinimalPacking& p, i64 line) {
+  i64 at[kAxes];
+  for (int a = kAxes - 1; a >= 0; --a) {
+    at[a] = line % p.axis[a].lines();
+    line /= p.axis[a].lines();
+  }
+  Line split{0, 0};
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    if (p.axis[a].filtered)
+      split.point = split.point * 4 + at[a];
+    else
+      split.tap = split.tap * p.axis[a].window + at[a];
+  }
+  return split;
+}
+
+template <typename T>
+class Execution {
+ public:
+  Execution(const Layer& layer, const Call& call, const MinimalPacking& packing, const MinimalSchedule& schedule,
+            const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y)
+      : layer_(layer),
+        call_(call),
+        packing_(packing),
+        s_(schedule),
+        kernels_(kernels),
+        target_{kernels.lanes, kernels.tile_rows, kernels.registers, static_cast<int>(sizeof(T))},
+        packed_(packed),
+        bias_(bias),
+        x_(x),
+        y_(y) {
+    for (i64 line = 0; line < packing.lines; ++line) {
+      const Line l = split_line(packing, line);
+      place_.push_back(l.point * packing.taps + l.tap);
+    }
+  }
+
+  void run() {
+    parallel_for(s_.tiles * layer_.groups * s_.parts, s_.threads, [&](i64 task) {
+      const i64 part = task % s_.parts, group = task / s_.parts % layer_.groups;
+      compute(task / (s_.parts * layer_.groups), group, part * s_.part, std::min((part + 1) * s_.part, layer_.rows));
+    });
+  }
+
+ private:
+  void compute(i64 tile, i64 group, i64 first_row, i64 last_row) {
+    thread_local std::vector<Segment> segments;
+    const i64 first = tile * s_.width, last = std::min(first + s_.width, s_.positions);
+    split_tile(s_.axis, first, last, segments);
+    const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
+    const i64 copies = kCopied * packing_.lines * s_.width + 2 * target_.lanes;
+    T* inputs = scratch<T>(
+        static_cast<std::size_t>(s_.inputs + s_.products + s_.sums + s_.width + copies + s_.writing.staging));
+    T* products = inputs + s_.inputs;
+    T* sums = products + s_.products;
+    T* zeros = sums + s_.sums;
+    T* copied = zeros + s_.width;
+    std::fill_n(zeros, width, T(0));
+    transform(segments, group, width, copied, inputs);
+    Writer<T> writer(kernels_, s_.writing, s_.axis[2].out_step, copied + copies);
+    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
+    const i64 strips = s_.axis[0].out_step * s_.axis[1].out_step;
+    for (i64 row = first_row; row < last_row; row += s_.chunk) {
+      const i64 rows = std::min(s_.chunk, last_row - row);
+      multiply(group, row, rows, width, inputs, products);
+      for (i64 r = 0; r < rows; ++r) {
+        transform_back(r, rows, width, products, zeros, sums);
+        const i64 channel = group * layer_.rows + row + r;
+        writer.write(s_.axis, segments, 0, strips, sums, width, bias_ ? bias_[channel] : T(0), y_ + channel * plane,
+                     layer_.groups * layer_.rows * plane);
+      }
+    }
+  }
+
+  // inputs[point][tap][column][position]
+  void transform(const std::vector<Segment>& segments, i64 group, i64 width, T* copied, T* inputs) {
+    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2], channels = layer_.groups * layer_.cols;
+    PanelSource<T> source(s_.axis, s_.window, kernels_, segments, channels * plane, width);
+    i64 last_axis = 0;
+    for (int a = 0; a < kAxes; ++a)
+      if (packing_.axis[a].filtered) last_axis = a;
+    for (i64 c = 0; c < layer_.cols; c += kCopied) {
+      const i64 end = std::min(c + kCopied, layer_.cols);
+      source.fill(x_ + group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane,
+                  {0, packing_.lines, c, end}, copied);
+      for (i64 column = c; column < end; ++column) {
+        T* lines = copied + (column - c) * packing_.lines * width;
+        i64 outer = 1, inner = packing_.lines;
+        for (int a = 0; a <= last_axis; ++a) {
+          const MinimalAxis& axis = packing_.axis[a];
+          inner /= axis.lines();
+          if (axis.filtered)
+            for (i64 o = 0; o < outer; ++o)
+              for (i64 i = 0; i < inner; ++i) {
+                const i64 line = o * 4 * inner + i;
+                T* src = lines + line * width;
+                if (a < last_axis) {
+                  kernels_.transform_inputs(src, inner * width, width, src, inner * width);
+                } else {
+                  const i64 to = place_[static_cast<std::size_t>(line)];
+                  const i64 step = place_[static_cast<std::size_t>(line + inner)] - to;
+                  const i64 pitch = layer_.cols * width;
+                  kernels_.transform_inputs(src, inner * width, width, inputs + to * pitch + column * width,
+                                            step * pitch);
+                }
+              }
+          outer *= axis.lines();
+        }
+      }
+    }
+  }
+
+  // products[point][row of the chunk][position]
+  void multiply(i64 group, i64 row, i64 rows, i64 width, const T* inputs, T* products) {
+    i64 x_offset[64];
+    for (i64 tap = 0; tap < packing_.taps; ++tap) x_offset[tap] = tap * layer_.cols * width;
+    for (i64 point = 0; point < packing_.points; ++point) {
+      const i64 before = packing_.before[static_cast<std::size_t>(point)];
+      const i64 phases = packing_.before[static_cast<std::size_t>(point + 1)] - before;
+      const T* weights = packed_ + ((group * packing_.before.back() + before) * layer_.rows + row * phases) *
+                                       packing_.taps * layer_.cols;
+      T* to = products + before * rows * width;
+      for (i64 first = 0; first < rows * phases; first += target_.tile_rows)
+        tile(point, static_cast<int>(std::min<i64>(target_.tile_rows, rows * phases - first)), width, x_offset,
+             weights + first * packing_.taps * layer_.cols, inputs, to + first * width);
+    }
+  }
+
+  void tile(i64 point, int height, i64 width, const i64* x_offset, const T* weights, const T* inputs, T* to) {
+    const int widest = target_.vectors(height);
+    const i64 vectors = width / target_.lanes;
+    for (i64 c = 0; c < layer_.cols; c += s_.columns) {
+      Product<T> p;
+      p.w = weights + c * height;
+      p.w_tap_stride = layer_.cols * height;
+      p.x_offset = x_offset;
+      p.x_stride = width;
+      p.x_vector = target_.lanes;
+      p.taps = packing_.taps;
+      p.columns = std::min(s_.columns, layer_.cols - c);
+      p.c_stride = width;
+      p.accumulate = c > 0;
+      for (i64 v = 0; v < vectors;) {
+        const i64 left = vectors - v;
+        const int n =
+            static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2 : std::min<i64>(left, widest));
+        p.x = inputs + (point * packing_.taps * layer_.cols + c) * width + v * target_.lanes;
+        p.c = to + v * target_.lanes;
+        kernels_.product[height][n](p);
+        v += n;
+      }
+    }
+  }
+
+  // The products of one channel to its outputs: sums[phase of the stretched stride][position].
+  void transform_back(i64 r, i64 rows, i64 width, const T* products, const T* zeros, T* sums) {
+    const i64 step[kAxes] = {s_.axis[0].out_step, s_.axis[1].out_step, s_.axis[2].out_step};
+    int last_axis = 0;
+    for (int a = 0; a < kAxes; ++a)
+      if (packing_.axis[a].filtered) last_axis = a;
+    T* spare = const_cast<T*>(zeros) + s_.width;  // where inputs were copied
+    for (i64 phase = 0; phase < packing_.phases; ++phase) {
+      const T* from[64];
+      for (i64 point = 0; point < packing_.points; ++point) {
+        const auto at = static_cast<std::size_t>(point);
+        const i64 rank = packing_.rank[static_cast<std::size_t>(point * packing_.phases + phase)];
+        const i64 before = packing_.before[at], phases = packing_.before[at + 1] - before;
+        from[point] = rank < 0 ? zeros : products + (before * rows + r * phases + rank) * width;
+      }
+      const i64 px = phase % layer_.stride[2], py = phase / layer_.stride[2] % layer_.stride[1],
+                pz = phase / (layer_.stride[2] * layer_.stride[1]);
+      T* to = sums + ((pz * step[1] + py) * step[2] + px) * width;
+      i64 outer = 1, inner = packing_.points;
+      T* next = spare;
+      for (int a = 0; a <= last_axis; ++a) {
+        const MinimalAxis& axis = packing_.axis[a];
+        if (!axis.filtered) continue;
+        inner /= 4;
+        const i64 outputs = axis.outputs();
+        const T* result[64];
+        for (i64 o = 0; o < outer; ++o)
+          for (i64 i = 0; i < inner; ++i) {
+            const T* four[4];
+            for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + i];
+            T* dst;
+            i64 pitch;
+            if (a < last_axis) {
+              dst = next + (o * outputs * inner + i) * width;
+              pitch = inner * width;
+              for (i64 k = 0; k < outputs; ++k) result[(o * outputs + k) * inner + i] = dst + k * pitch;
+            } else {
+              // `o` counts the outputs of the axes before this one.
+              i64 place = 0, rest = o, scale[kAxes] = {step[1] * step[2], step[2], 1};
+              for (int b = a - 1; b >= 0; --b) {
+                const i64 many = packing_.axis[b].outputs();
+                place += rest % many * layer_.stride[static_cast<std::size_t>(b)] * scale[b];
+                rest /= many;
+              }
+              dst = to + place * width;
+              pitch = layer_.stride[static_cast<std::size_t>(a)] * scale[a] * width;
+            }
+            kernels_.transform_sums(four, width, static_cast<int>(outputs), dst, pitch);
+          }
+        if (a < last_axis) {
+          std::copy_n(result, outer * outputs * inner, from);
+          next += outer * outputs * inner * width;
+        }
+        outer *= outputs;
+      }
+    }
+  }
+
+  const Layer& layer_;
+  const Call& call_;
+  const MinimalPacking& packing_;
+  const MinimalSchedule& s_;
+  const Kernels<T>& kernels_;
+  const Target target_;
+  const T *packed_, *bias_, *x_;
+  T* y_;
+  std::vector<i64> place_;  // per line, its place in the inputs: point and tap
+};
+
+}  // namespace
+
+template <typename T>
+void pack_minimal(const Layer& layer, const MinimalPacking& p, const Target& target, int threads, const T* w,
+                  T* packed) {
+  const i64 blocks = ceil_div(layer.rows, p.block), kernel = layer.taps();
+  const i64 window = static_cast<i64>(p.tap.size()) / p.phases, depth = p.taps * layer.cols;
+  std::vector<Line> line;
+  for (i64 l = 0; l < p.lines; ++l) line.push_back(split_line(p, l));
+  parallel_for(layer.groups * blocks, threads, [&](i64 task) {
+    const i64 group = task / blocks, block = task % blocks * p.block;
+    const i64 last = std::min(block + p.block, layer.rows);
+    for (i64 column = 0; column < layer.cols; ++column)
+      for (i64 channel = block; channel < last; ++channel)
+        for (i64 phase = 0; phase < p.phases; ++phase) {
+          const T* from = w + ((group * layer.cols + column) * layer.rows + channel) * kernel;
+          T u[64];
+          for (i64 i = 0; i < window; ++i) {
+            const i64 tap = p.tap[static_cast<std::size_t>(phase * window + i)];
+            u[i] = tap < 0 ? T(0) : from[tap];
+          }
+          transform_weights(p, u);
+          for (std::size_t l = 0; l < line.size(); ++l) {
+            const i64 rank = p.rank[static_cast<std::size_t>(line[l].point * p.phases + phase)];
+            if (rank < 0) continue;
+            const i64 before = p.before[static_cast<std::size_t>(line[l].point)];
+            const i64 phases = p.before[static_cast<std::size_t>(line[l].point + 1)] - before;
+            const i64 row = channel * phases + rank, tile = row / target.tile_rows * target.tile_rows;
+            const i64 height = std::min<i64>(target.tile_rows, layer.rows * phases - tile);
+            packed[((group * p.before.back() + before) * layer.rows + tile) * depth +
+                   (line[l].tap * layer.cols + column) * height + row - tile] = u[l];
+          }
+        }
+  });
+}
+
+template <typename T>
+void execute_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
+                     const MinimalSchedule& schedule, const Kernels<T>& kernels, const T* packed, const T* bias,
+                     const T* x, T* y) {
+  Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
+}
+
+#define UPSCORE_INSTANTIATE(T)                                                                               \
+  template void pack_minimal<T>(const Layer&, const MinimalPacking&, const Target&, int, const T*, T*);      \
+  template void execute_minimal<T>(const Layer&, const Call&, const MinimalPacking&, const MinimalSchedule&, \
+                                   const Kernels<T>&, const T*, const T*, const T*, T*);
+UPSCORE_INSTANTIATE(float)
+UPSCORE_INSTANTIATE(double)
+
+}  // namespace upscore

@@ -1,0 +1,69 @@
+// Minimal filtering (Winograd, "Arithmetic Complexity of Computations", 1980; for networks Lavin and Gray, "Fast
+// Algorithms for Convolutional Neural Networks", 2016). Fused phases read one window of inputs. Where it is two or
+// three inputs wide along an axis, four products give three outputs of two taps, or two outputs of three, for what
+// takes six: four consecutive inputs are transformed by sums and differences, multiplied by transformed weights,
+// and the sums are transformed back. Several axes save 1.5 times each.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "schedule.h"
+
+namespace upscore {
+
+struct MinimalAxis {
+  i64 window = 1;         // inputs that the phases read
+  bool filtered = false;  // four points; otherwise its taps are summed as they are
+  i64 points() const { return filtered ? 4 : 1; }
+  i64 outputs() const { return filtered ? 5 - window : 1; }
+  i64 lines() const { return filtered ? 4 : window; }
+};
+
+// What depends on the layer alone. A point is one of the transformed products; a row is a phase of a channel.
+struct MinimalPacking {
+  MinimalAxis axis[kAxes];
+  i64 points = 1, taps = 1, lines = 1, phases = 1;
+  std::vector<std::vector<i64>> phases_of;  // per point, those with weights there: single taps have zeros
+  std::vector<i64> before;                  // per point, phases of the points before it; and of all at the end
+  std::vector<i64> rank;                    // per point and phase, its place in phases_of, or -1
+  std::vector<i64> tap;                     // per phase and window place, the offsets ascending: kernel index or -1
+  i64 block = 1;                            // output channels that are packed together
+};
+
+// Nothing where no axis can be filtered.
+std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target);
+
+struct MinimalSchedule {
+  AxisPlan axis[kAxes];  // a position is a set of outputs: the stride is stretched by their number
+  Window window;
+  i64 positions = 0, width = 0, tiles = 0;  // in all, of a tile, how many tiles
+  i64 chunk = 0, parts = 1, part = 0;       // channels transformed back at a time; tasks per tile; their channels
+  i64 columns = 1;                          // input channels summed in registers in one go
+  i64 inputs = 0, products = 0, sums = 0;   // scratch, in numbers
+  Writing writing;
+  int threads = 1;
+  std::string why;
+};
+
+enum class Filtering { kNever, kWhereFaster, kAlways };
+
+// Nothing where it is not wanted, or the direct way is expected to be faster. That depends on the sizes of an image,
+// but neither on the batch nor on the threads, and so the bits of a result do not.
+std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
+                                            const Packing& direct, const Target& target, int threads,
+                                            Filtering filtering);
+
+// Weights in the order in which they are read: [group][point][block of rows][tap][column][row].
+template <typename T>
+void pack_minimal(const Layer& layer, const MinimalPacking& packing, const Target& target, int threads, const T* w,
+                  T* packed);
+
+template <typename T>
+void execute_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
+                     const MinimalSchedule& schedule, const Kernels<T>& kernels, const T* packed, const T* bias,
+                     const T* x, T* y);
+
+}  // namespace upscore

@@ -1,0 +1,164 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <sstream>
+
+#include "minimal.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kMostLines = 64, kMostPhases = 256, kMostVectors = 6;
+constexpr i64 kInputBytes = 1024 << 10;   // transformed inputs of a tile, all channels
+constexpr i64 kProductBytes = 448 << 10;  // products of a chunk of channels
+constexpr i64 kSumBytes = 256 << 10;      // outputs of one channel
+constexpr i64 kTerms = 256;               // in registers: fewer than directly, for the transforms cost accuracy
+constexpr i64 kSlack = 4096;              // reads may pass the end
+
+// Cycles, for choosing; only their proportions matter.
+constexpr double kProduct = 0.55;  // a vector times a weight, added
+constexpr double kDirect = 0.58;   // the same in the direct way, with what goes around it
+constexpr double kInput = 16;      // a vector of inputs copied and transformed
+constexpr double kOutput = 4;      // a vector of products transformed back
+constexpr double kWeightByte = 1 / 12.0;
+
+// What the tiles of one axis are.
+AxisPlan stretch(const AxisPlan& fused, const MinimalAxis& axis) {
+  AxisPlan plan = fused;
+  plan.positions = ceil_div(fused.positions, axis.outputs());
+  plan.in_step = axis.outputs();
+  plan.out_step = fused.out_step * axis.outputs();
+  return plan;
+}
+
+}  // namespace
+
+std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target) {
+  if (!layer.transposed) return {};
+  MinimalPacking p;
+  std::vector<AxisPhase> residues[kAxes];
+  bool any = false;
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    residues[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], true);
+    const std::vector<i64>& offset = residues[a][0].offset;  // falling
+    MinimalAxis& axis = p.axis[a];
+    axis.window = static_cast<i64>(offset.size());
+    const bool contiguous = offset.front() - offset.back() == axis.window - 1;
+    axis.filtered = contiguous && (axis.window == 2 || axis.window == 3);
+    any = any || axis.filtered;
+    p.points *= axis.points();
+    p.taps *= axis.filtered ? 1 : axis.window;
+    p.lines *= axis.lines();
+    p.phases *= layer.stride[a];
+    if (p.lines > kMostLines || p.phases > kMostPhases) return {};
+  }
+  if (!any) return {};
+
+  // Along an axis, point 0 takes the first tap alone, the last point the last tap, those between a mixture.
+  auto present = [&](std::size_t a, i64 phase, i64 point) {
+    const std::vector<int>& tap = residues[a][static_cast<std::size_t>(phase)].tap;
+    if (point == 0 && p.axis[a].filtered) return tap.back() >= 0;
+    if (point == 3) return tap.front() >= 0;
+    return std::any_of(tap.begin(), tap.end(), [](int t) { return t >= 0; });
+  };
+  const i64 px = p.axis[2].points(), py = p.axis[1].points(), sx = layer.stride[2], sy = layer.stride[1];
+  p.before.push_back(0);
+  for (i64 point = 0; point < p.points; ++point) {
+    p.phases_of.emplace_back();
+    for (i64 phase = 0; phase < p.phases; ++phase) {
+      const bool here = present(2, phase % sx, point % px) && present(1, phase / sx % sy, point / px % py) &&
+                        present(0, phase / (sx * sy), point / (px * py));
+      p.rank.push_back(here ? static_cast<i64>(p.phases_of.back().size()) : -1);
+      if (here) p.phases_of.back().push_back(phase);
+    }
+    p.before.push_back(p.before.back() + static_cast<i64>(p.phases_of.back().size()));
+  }
+  for (i64 phase = 0; phase < p.phases; ++phase) {
+    const std::vector<int>& z = residues[0][static_cast<std::size_t>(phase / (sx * sy))].tap;
+    const std::vector<int>& y = residues[1][static_cast<std::size_t>(phase / sx % sy)].tap;
+    const std::vector<int>& x = residues[2][static_cast<std::size_t>(phase % sx)].tap;
+    for (auto tz = z.rbegin(); tz != z.rend(); ++tz)
+      for (auto ty = y.rbegin(); ty != y.rend(); ++ty)
+        for (auto tx = x.rbegin(); tx != x.rend(); ++tx)
+          p.tap.push_back(*tz < 0 || *ty < 0 || *tx < 0 ? -1 : (*tz * layer.kernel[1] + *ty) * layer.kernel[2] + *tx);
+  }
+  const bool full = p.before.back() == p.points * p.phases;
+  p.block = full ? target.tile_rows / std::gcd<i64>(target.tile_rows, p.phases) : target.tile_rows;
+  return p;
+}
+
+std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
+                                            const Packing& direct, const Target& target, int threads,
+                                            Filtering filtering) {
+  MinimalSchedule s;
+  const i64 lanes = target.lanes, bytes = target.number_bytes;
+  double image = 1, direct_image = 1;
+  i64 steps = 1;
+  std::vector<i64> reach[kAxes];  // offsets of the inputs of a tile, ascending
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    const AxisPlan fused =
+        plan_axis(call.in[a], call.out[a], layer.kernel[a], layer.stride[a], layer.dilation[a], call.lo[a], true, true);
+    s.axis[a] = stretch(fused, packing.axis[a]);
+    reach[a].assign(fused.phases[0].offset.rbegin(), fused.phases[0].offset.rend());
+    if (packing.axis[a].filtered)
+      while (reach[a].size() < 4) reach[a].push_back(reach[a].back() + 1);
+    image *= static_cast<double>(s.axis[a].positions);
+    direct_image *= static_cast<double>(direct.fused ? fused.positions : ceil_div(call.out[a], layer.stride[a]));
+    steps *= s.axis[a].out_step;
+  }
+  if (image == 0 || call.batch == 0) return {};
+
+  const double rows = static_cast<double>(packing.before.back() * packing.taps * layer.rows);
+  const double cols = static_cast<double>(layer.cols), lines = static_cast<double>(packing.lines);
+  const double weight_bytes = rows * cols * static_cast<double>(bytes);
+  const i64 most = std::min({kMostVectors, kInputBytes / (packing.lines * layer.cols * lanes * bytes),
+                             kProductBytes / (packing.before.back() * packing.block * lanes * bytes),
+                             kSumBytes / (steps * lanes * bytes)});
+  if (most < 1) return {};
+  const double vectors = std::ceil(image / static_cast<double>(lanes));
+  const double cost = vectors * (rows * cols * kProduct + cols * lines * kInput + rows * kOutput) +
+                      std::ceil(vectors / static_cast<double>(most)) * weight_bytes * kWeightByte;
+  double taps = 0;  // per channel, in the direct way
+  for (const PhaseClass& c : direct.classes) taps += static_cast<double>(c.taps * c.phases);
+  const double direct_cost =
+      std::ceil(direct_image / static_cast<double>(lanes)) * taps * static_cast<double>(layer.rows) * cols * kDirect;
+  if (filtering != Filtering::kAlways && cost >= direct_cost) return {};
+
+  std::vector<Size> offsets;
+  for (i64 z : reach[0])
+    for (i64 y : reach[1])
+      for (i64 x : reach[2]) offsets.push_back({z, y, x});
+  s.window = plain_window(std::move(offsets));
+  s.positions = call.batch * s.axis[0].positions * s.axis[1].positions * s.axis[2].positions;
+  const i64 all = ceil_div(s.positions, lanes);
+  s.tiles = ceil_div(all, most);
+  s.width = ceil_div(all, s.tiles) * lanes;
+  s.tiles = ceil_div(s.positions, s.width);
+  const i64 blocks = ceil_div(layer.rows, packing.block);
+  const i64 enough = threads == 1 ? 1 : 4 * threads;
+  s.parts = std::clamp<i64>(ceil_div(enough, s.tiles * layer.groups), 1, blocks);
+  s.part = ceil_div(blocks, s.parts) * packing.block;
+  s.parts = ceil_div(layer.rows, s.part);
+  s.chunk = std::clamp<i64>(kProductBytes / (packing.before.back() * s.width * bytes) / packing.block * packing.block,
+                            packing.block, s.part);
+  s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
+  s.inputs = packing.lines * layer.cols * s.width;
+  s.products = packing.before.back() * s.chunk * s.width;
+  s.sums = steps * s.width + kSlack;
+  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, target);
+  s.threads = threads;
+  std::ostringstream why;
+  why << "transposed convolution: " << packing.phases << (packing.phases == 1 ? " phase" : " phases")
+      << ", minimal filtering because windows are narrow and the map is large: " << packing.before.back()
+      << " products for " << packing.phases;
+  for (const MinimalAxis& axis : packing.axis)
+    if (axis.filtered) why << " x " << axis.outputs();
+  why << " outputs instead of "
+      << taps * static_cast<double>(packing.axis[0].outputs() * packing.axis[1].outputs() * packing.axis[2].outputs())
+      << "; a task computes " << s.width << " sets of outputs of " << std::min(s.part, layer.rows) << " channels; "
+      << threads << (threads == 1 ? " thread" : " threads");
+  s.why = why.str();
+  return s;
+}
+
+}  // namespace upscore
