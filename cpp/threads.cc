@@ -1,8 +1,10 @@
 #include "threads.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -32,11 +34,37 @@ void relax() {
 #endif
 }
 
+// One call: its tasks, taken from a counter by whoever takes part.
+class Job {
+ public:
+  Job(i64 count, const std::function<void(i64)>& task) : count_(count), task_(task) {}
+
+  void take() {
+    try {
+      for (i64 i; (i = next_.fetch_add(1, std::memory_order_acq_rel)) < count_;) task_(i);
+    } catch (...) {
+      next_.store(count_, std::memory_order_relaxed);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  const i64 count_;
+  const std::function<void(i64)>& task_;
+  std::atomic<i64> next_{0};
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
+// The engine's own workers.
 class Pool {
  public:
-  void run(i64 count, int threads, const std::function<void(i64)>& task) {
+  void run(Job& job, int helpers) {
     std::lock_guard<std::mutex> turn(turn_);
-    const int helpers = threads - 1;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(workers_.size()) < helpers) {
@@ -44,43 +72,31 @@ class Pool {
         workers_.emplace_back([this, id] { work(id); });
         workers_.back().detach();
       }
-      task_ = &task;
-      count_ = count;
-      next_.store(0, std::memory_order_relaxed);
+      job_ = &job;
       helpers_ = helpers;
-      running_.store(helpers, std::memory_order_relaxed);
-      error_ = nullptr;
       ++round_;
     }
     wake_.notify_all();
-    take();
+    job.take();
     // The helpers are about to finish too: looking a moment is quicker than to sleep and be woken.
     for (int i = 0; i < kLooks && running_.load(std::memory_order_acquire) != 0; ++i) relax();
     std::unique_lock<std::mutex> lock(mutex_);
+    job_ = nullptr;  // helpers that were not woken in time are not waited for
     done_.wait(lock, [this] { return running_.load(std::memory_order_acquire) == 0; });
-    if (error_) std::rethrow_exception(error_);
   }
 
  private:
-  void take() {
-    try {
-      for (i64 i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i);
-    } catch (...) {
-      next_.store(count_, std::memory_order_relaxed);
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
-  }
-
   void work(int id) {
     std::uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       wake_.wait(lock, [&] { return round_ != seen; });
       seen = round_;
-      if (id >= helpers_) continue;
+      if (id >= helpers_ || !job_) continue;
+      running_.fetch_add(1, std::memory_order_relaxed);
+      Job* const job = job_;
       lock.unlock();
-      take();
+      job->take();
       lock.lock();
       if (running_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
@@ -89,22 +105,31 @@ class Pool {
   std::mutex turn_, mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
-  const std::function<void(i64)>* task_ = nullptr;
-  i64 count_ = 0;
-  std::atomic<i64> next_{0};
+  Job* job_ = nullptr;
   std::atomic<int> running_{0};
   int helpers_ = 0;
   std::uint64_t round_ = 0;
-  std::exception_ptr error_;
 };
 
-// Never destroyed: workers may still sleep on it when the process ends. A forked child gets a new one,
-// because the parent's workers do not exist there and its locks may be held.
+// GOMP_parallel of an OpenMP runtime (GCC's, LLVM's and Intel's have it): fn(data) in each of a team of threads.
+using OpenMP = void (*)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
+std::atomic<OpenMP> openmp{nullptr};
+
+// Never destroyed: workers may still sleep on it when the process ends.
 std::atomic<Pool*> pool{nullptr};
 
-Pool& the_pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+// A forked child starts a pool of its own, because no other thread exists there and locks may be held; an OpenMP
+// runtime would wait for its lost threads for ever.
+void leave_threads_at_fork() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    pool.store(nullptr);
+    openmp.store(nullptr);
+  });
   (void)registered;
+}
+
+Pool& the_pool() {
+  leave_threads_at_fork();
   Pool* p = pool.load();
   if (!p) {
     Pool* fresh = new Pool;
@@ -124,13 +149,29 @@ int thread_count() {
 
 void set_thread_count(int count) { wanted.store(count, std::memory_order_relaxed); }
 
+bool share_threads(const char* library) {
+  void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+  if (!loaded) return false;
+  // Looked up from the library on, so that it is the runtime which that library uses, should there be several.
+  void* found = dlsym(loaded, "GOMP_parallel");
+  leave_threads_at_fork();
+  if (found) openmp.store(reinterpret_cast<OpenMP>(found));
+  dlclose(loaded);
+  return found != nullptr;
+}
+
 void parallel_for(i64 count, int threads, const std::function<void(i64)>& task) {
-  if (count < threads) threads = static_cast<int>(count);
-  if (threads <= 1) {
+  if (threads <= 1 || count <= 1) {
     for (i64 i = 0; i < count; ++i) task(i);
     return;
   }
-  the_pool().run(count, threads, task);
+  Job job(count, task);
+  if (const OpenMP parallel = openmp.load())
+    // All of the team, whatever the count: a runtime ends the threads that a smaller team leaves over.
+    parallel([](void* data) { static_cast<Job*>(data)->take(); }, &job, static_cast<unsigned>(threads), 0);
+  else
+    the_pool().run(job, static_cast<int>(std::min<i64>(threads, count)) - 1);
+  job.rethrow();
 }
 
 }  // namespace upscore

@@ -1,0 +1,86 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+TEAM = """
+import os, signal, warnings
+import torch
+from upscore import nn
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, about forking with threads
+torch.set_num_threads(3)
+torch.manual_seed(0)
+layer, x = nn.ConvTranspose2d(32, 24, (3, 4), (1, 2)), torch.randn(2, 32, 50, 41)
+torch.ones(1 << 20).exp()  # torch's threads are here from now on
+
+def threads():
+    return set(os.listdir("/proc/self/task"))
+
+with torch.no_grad():
+    before = threads()
+    expected = layer(x)
+"""
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="hardware: needs Linux's /proc")
+
+
+def run_alone(program):
+    """What ``program`` prints after ``TEAM``, in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", TEAM + textwrap.dedent(program)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_proc
+def test_layers_run_in_the_threads_that_torch_has():
+    assert run_alone("print(len(before) >= 3, threads() == before)") == "True True\n"
+
+
+@needs_proc
+def test_bits_do_not_depend_on_torchs_threads():
+    out = run_alone(
+        """
+        with torch.no_grad():
+            for count in (1, 2, 7):
+                torch.set_num_threads(count)
+                print(torch.equal(layer(x), expected))
+        """
+    )
+    assert out == "True\n" * 3
+
+
+@needs_proc
+def test_forked_children_leave_the_threads_that_they_lost():
+    """OpenMP's runtime would wait for ever for the threads that were not forked."""
+    out = run_alone(
+        """
+        with torch.no_grad():
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                os._exit(not (layer(x).numpy() == expected.numpy()).all())  # torch itself would wait
+            print(os.waitpid(child, 0)[1], torch.equal(layer(x), expected))
+        """
+    )
+    assert out == "0 True\n"
+
+
+@needs_proc
+def test_several_python_threads_compute_at_once():
+    out = run_alone(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        def one(_):
+            with torch.no_grad():
+                return torch.equal(layer(x), expected)
+
+        with ThreadPoolExecutor(4) as pool:
+            print(set(pool.map(one, range(40))))
+        """
+    )
+    assert out == "{True}\n"
