@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from upscore.errors import ArgumentError, FileFormatError
+from upscore.errors import ArgumentError, FileFormatError, UpscoreError
 from upscore.training.trainer import Progress, Trainer
 
 SCRIPT = Path(__file__).with_name("tiny.py")
@@ -88,6 +88,52 @@ def test_another_seed_is_another_run(uninterrupted: Trainer, tmp_path: Path) -> 
     other = trainer(tmp_path, seed=4)
     other.run()
     assert not torch.equal(other.best["0.weight"], uninterrupted.best["0.weight"])
+
+
+def test_batches_add_up_to_the_gradients_of_one_large_batch(tmp_path: Path) -> None:
+    run = trainer(tmp_path, accumulate=3)
+    run.network.eval()  # so that samples do not see each other
+    drawn: list[torch.Tensor] = []
+    draw = run.task.batch
+
+    def watched(generator: torch.Generator, done: float) -> torch.Tensor:
+        drawn.append(draw(generator, done))
+        return drawn[-1]
+
+    run.task.batch = watched  # type: ignore[method-assign]
+    run._gradients()
+    found = [p.grad.clone() for p in run.network.parameters() if p.grad is not None]
+    assert len(drawn) == 3
+    assert not torch.equal(drawn[0], drawn[1])
+    run.network.zero_grad()
+    run.task.loss(torch.cat(drawn), 0.0).backward()  # type: ignore[no-untyped-call]
+    for gradient, parameter in zip(found, run.network.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_a_run_ends_early_when_nothing_gets_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0])
+    run = trainer(tmp_path, patience=2, score_every=3)
+    monkeypatch.setattr(run.task, "score", lambda network: {"error": next(scores)})
+    assert run.run()
+    assert run.step == 12
+    assert run.best_score == 3
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 12
+    again = trainer(tmp_path, patience=2, score_every=3)
+    again.resume()
+    assert again.run()
+    assert again.step == 12
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoint(tmp_path: Path) -> None:
+    run = trainer(tmp_path, rate=1e30, clip=1e30)
+    message = (
+        r"the loss is (nan|inf) in step \d+, .* the last checkpoint stays; start anew with a lower rate than 1e\+30"
+    )
+    with pytest.raises(UpscoreError, match=message):
+        run.run()
+    kept = torch.load(run.checkpoint, weights_only=True)["step"] if run.checkpoint.exists() else 0
+    assert kept <= run.step < SETTINGS.steps
 
 
 def test_resuming_a_different_run_is_refused(tmp_path: Path) -> None:

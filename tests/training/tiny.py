@@ -18,11 +18,12 @@ SETTINGS = Settings(steps=60, rate=1e-2, warmup=5, score_every=7, save_every=4, 
 
 
 class Tiny:
-    """Learn a line; ``pause`` is how long a batch takes."""
+    """Learn a line; ``pause`` is how long a batch takes. Not ``normalised``, samples do not see each other."""
 
-    def __init__(self, pause: float = 0.0) -> None:
+    def __init__(self, pause: float = 0.0, *, normalised: bool = True) -> None:
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
+        middle = nn.BatchNorm1d(5) if normalised else nn.Dropout(0.1)
+        self.network = nn.Sequential(nn.Linear(3, 5), middle, nn.Linear(5, 1))
         self.pause = pause
 
     def batch(self, generator: torch.Generator, done: float) -> Tensor:

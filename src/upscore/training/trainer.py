@@ -207,7 +207,8 @@ class Trainer:
             self.best = {name: value.clone() for name, value in self.average.items()}
 
     def _identity(self) -> dict[str, Any]:
-        return {"settings": asdict(self.settings), "task": dict(self.task.describe())}
+        settings = {**asdict(self.settings), "processes": self.processes.count}
+        return {"settings": settings, "task": dict(self.task.describe())}
 
     def save(self) -> None:
         """Write the checkpoint; the one before stays whole until the new one is."""
