@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import runpy
 import signal
 import subprocess
@@ -149,17 +150,18 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: bytes) -> None:
         trainer(tmp_path).resume()
 
 
-def test_a_failing_write_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """A limit on the size of files is what a full disk is like: writing goes well up to some byte."""
     run = trainer(tmp_path, steps=4)
     run.run()
     before = run.checkpoint.read_bytes()
-
-    def full(state: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space left"):
-        run.save()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    message = r"checkpoint.pt: step 4 cannot be saved \(.*\); the one before it stays; with --resume the run goes on"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        with pytest.raises(UpscoreError, match=message):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert run.checkpoint.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from upscore import networks
+from upscore.cli.training_run import options
 from upscore.errors import ArgumentError, FileFormatError, MissingDependencyError
 from upscore.networks.classes import CAMVID, Classes
 
@@ -33,6 +34,9 @@ def evaluate(
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The folder with images and labels.")],
     weights: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Weights of the named network (.safetensors).")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the network that --weights are of.")
     ] = None,
     classes: Annotated[
         Path | None,
@@ -60,7 +64,7 @@ def evaluate(
     if threads is not None:
         torch.set_num_threads(threads)
     table = CAMVID if classes is None else Classes.read(classes)
-    found = _network(network, weights, table).to(device).eval().requires_grad_(False)
+    found = _network(network, weights, options(option or []), table).to(device).eval().requires_grad_(False)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("reading", total=1.0)
@@ -75,13 +79,13 @@ def evaluate(
         _show(confusion, table)
 
 
-def _network(name: str, weights: Path | None, table: Classes) -> nn.Module:
+def _network(name: str, weights: Path | None, chosen: dict[str, Any], table: Classes) -> nn.Module:
     """The bundled network of that name, one with ``weights``, or the best one of a checkpoint."""
     from upscore.training.networks import NETWORKS, begin_from, build
     from upscore.training.trainer import load
 
     if name in NETWORKS and weights is not None:
-        network = build(name, len(table), {})
+        network = build(name, len(table), chosen)
         begin_from(network, weights)
         return network
     if weights is not None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upscore.cli.training_run import Force, Output, Resume, Seed, Threads, check_folder, run
+from upscore.cli.training_run import Force, Output, Resume, Seed, Threads, check_folder, options, run
 from upscore.errors import ArgumentError, MissingDependencyError
 from upscore.networks.classes import CAMVID, Classes
 
 if TYPE_CHECKING:
     from upscore.training.segmentation import Segmentation
+    from upscore.training.tensorboard import Board
     from upscore.training.trainer import Trainer
 
 __all__ = ["EXAMPLES", "train"]
@@ -76,6 +77,7 @@ def train(
     seed: Seed = 0,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard, too.")] = False,
 ) -> None:
     """A network that tells the classes of pixels. Ctrl-C saves; --resume goes on to the same result.
 
@@ -93,9 +95,10 @@ def train(
     from upscore.training.processes import join
     from upscore.training.segmentation import Recipe, Segmentation
     from upscore.training.settings import Settings
+    from upscore.training.tensorboard import Board
     from upscore.training.trainer import Trainer
 
-    name, options = str(ctx.info_name), _options(option or [])
+    name, chosen = str(ctx.info_name), options(option or [])
     if threads is not None:
         torch.set_num_threads(threads)
     table = CAMVID if classes is None else Classes.read(classes)
@@ -125,28 +128,32 @@ def train(
         seed=seed,
     )
     torch.manual_seed(seed)
-    network = build(name, len(table), options)
+    network = build(name, len(table), chosen)
     if start is not None:
         begin_from(network, start)
     processes = join(device)
     pictures = {part: labelled.read(data / part, table) for part in ("train", "val")}
     task = Segmentation(
-        network.to(device), table, pictures["train"], pictures["val"], recipe, {"network": name, "options": options}
+        network.to(device), table, pictures["train"], pictures["val"], recipe, {"network": name, "options": chosen}
     )
     trainer = Trainer(task, settings, output, processes)
     if resume:
         trainer.resume()
     if trainer.leads:
         typer.echo(f"{len(task.train)} pictures to learn from, {len(task.validation)} to score")
-    run(trainer, lambda score: f"mean IoU {100 * score:.2f} %", lambda _: _draw(trainer, task))
+    board = Board(output / "tensorboard", trainer.step) if tensorboard and trainer.leads else None
+    run(trainer, lambda score: f"mean IoU {100 * score:.2f} %", lambda _: _draw(trainer, task, board))
     if trainer.leads:
         network.load_state_dict(trainer.best)
         _write(trainer, task, name, data)
 
 
-def _draw(trainer: Trainer, task: Segmentation) -> None:
+def _draw(trainer: Trainer, task: Segmentation, board: Board | None) -> None:
     """Curves and pictures of the best network so far, into the run's folder."""
     from upscore.training import curves, predictions
+
+    if board is not None:
+        board.write(trainer.history[-1])
 
     curves.write(trainer.history, trainer.folder / "history.json")
     with contextlib.suppress(MissingDependencyError):  # history.json has the numbers
@@ -194,20 +201,6 @@ def _write(trainer: Trainer, task: Segmentation, name: str, data: Path) -> None:
         temporary.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in paths:
         typer.echo(f"wrote {path}")
-
-
-def _options(words: list[str]) -> dict[str, Any]:
-    """``["width=24", "upsampling=bilinear"]`` as values: JSON where it is, else the words themselves."""
-    options: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            raise ArgumentError("--option", "NAME=VALUE", repr(word), "--option width=24")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
 
 
 def _sizes(words: str) -> tuple[tuple[int, int], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from upscore.errors import ArgumentError
 if TYPE_CHECKING:
     from upscore.training.trainer import Progress, Trainer
 
-__all__ = ["Force", "Output", "Resume", "Seed", "Threads", "check_folder", "run"]
+__all__ = ["Force", "Output", "Resume", "Seed", "Threads", "check_folder", "options", "run"]
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The folder for checkpoints and the result.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, to the same result.")]
@@ -29,6 +30,20 @@ def check_folder(output: Path, *, resume: bool, force: bool) -> None:
         raise ArgumentError("--output", "a folder without a run", output, "--resume to go on with it, or --force")
     if resume and not checkpoint.exists():
         raise ArgumentError("--resume", f"a checkpoint {checkpoint}", "no such file", "the command without --resume")
+
+
+def options(words: list[str]) -> dict[str, Any]:
+    """``["width=24", "upsampling=bilinear"]`` as values: JSON where it is, else the words themselves."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise ArgumentError("--option", "NAME=VALUE", repr(word), "--option width=24")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 def run(trainer: Trainer, words: Callable[[float], str], scored: Callable[[Progress], None] | None = None) -> None:

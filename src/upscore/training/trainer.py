@@ -211,7 +211,10 @@ class Trainer:
         return {"settings": settings, "task": dict(self.task.describe())}
 
     def save(self) -> None:
-        """Write the checkpoint; the one before stays whole until the new one is."""
+        """Write the checkpoint; the one before stays whole until the new one is.
+
+        Raises UpscoreError when it cannot be written, on a full disk for example.
+        """
         if not self.leads:
             return
         state = {
@@ -229,8 +232,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+        try:
+            with replacing(self.checkpoint) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            stays = "the one before it stays; with --resume the run goes on from there"
+            raise UpscoreError(f"{self.checkpoint}: step {self.step} cannot be saved ({error}); {stays}") from error
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint. Raises ArgumentError when it is of a different run.

@@ -1,4 +1,4 @@
-"""``upscore train``: a few steps, stopped and continued."""
+"""``upscore train upscale-x2``: a few steps, stopped and continued."""
 
 from __future__ import annotations
 
