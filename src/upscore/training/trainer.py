@@ -255,7 +255,9 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.average, self.best = state["average"], state["best"]
+        for own, saved in ((self.average, state["average"]), (self.best, state["best"])):
+            for name, value in own.items():
+                value.copy_(saved[name])
         self.best_score, self.last_score = state["best_score"], state["last_score"]
         self.history, self._losses = state["history"], state["losses"]
         self.step, self.seconds = state["step"], state["seconds"]
@@ -264,7 +266,7 @@ class Trainer:
 def load(checkpoint: Path) -> dict[str, Any]:
     """The state in a checkpoint. Raises FileFormatError where it is none, and FileNotFoundError."""
     try:
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:
