@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "gradient_dots.h"
-#include "gradient_products.h"
+#include "gradient_channels.h"
+#include "gradient_taps.h"
 #include "threads.h"
 
 namespace upscore {
@@ -21,8 +21,9 @@ template <typename T>
 void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, int threads, const T* x,
                      const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
-  std::unique_ptr<WeightGradient<T>> way = gradient_products(inputs);
-  if (!way) way = gradient_dots(inputs);
+  std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
+  std::unique_ptr<WeightGradient<T>> other = gradient_channels(inputs);
+  if (other && other->cost < way->cost) way = std::move(other);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;

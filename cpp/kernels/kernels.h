@@ -32,19 +32,6 @@ struct Product {
 template <typename T>
 using ProductKernel = void (*)(const Product<T>&);
 
-// out[r*out_stride + q] += sum over k in [0, length) of a[r*stride + k] * b[q*stride + k].
-template <typename T>
-struct Dots {
-  const T *a, *b;
-  i64 stride, length;
-  T* out;
-  i64 out_stride;
-};
-template <typename T>
-using DotsKernel = void (*)(const Dots<T>&);
-
-constexpr int kDotRows = 4, kDotColumns = 4;
-
 // One output row of one channel: out[e] = bias + sum over taps of w[tap][e mod (period*lanes)] * x[tap][e / step].
 constexpr int kStencilVectors = 4;  // computed together; divides the period and the number of vectors
 
@@ -75,14 +62,17 @@ struct Kernels {
   int tile_rows;  // rows of the widest product tile
   int registers;  // accumulators that a tile may use
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
-  DotsKernel<T> dots[kDotRows + 1][kDotColumns + 1];
   StencilKernel<T> stencil;
 
   // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step
   // vectors behind the last may be written (with anything), and as much read behind the sources.
   void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess);
   // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
-  void (*transpose)(const T* src, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch);
+  // Nothing at or after src_end is read.
+  void (*transpose)(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch);
+  // dst[i*dst_pitch + j] = src[i*step + j*spread] for i < positions, j < length. Up to a vector more of each row is
+  // read and written.
+  void (*unfold)(const T* src, i64 step, i64 spread, i64 positions, i64 length, T* dst, i64 dst_pitch);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);
   // Minimal filtering, see kernels/minimal.h.

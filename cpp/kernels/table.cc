@@ -1,5 +1,4 @@
 // The table of this instruction set.
-#include "dots.h"
 #include "interleave.h"
 #include "kernels.h"
 #include "minimal.h"
@@ -20,10 +19,10 @@ Kernels<T> table() {
   k.registers = UPSCORE_REGISTERS;
   k.tile_rows = UPSCORE_TILE_ROWS;
   fill_products<T, 1, 1>(k);
-  fill_dots<T, 1, 1>(k);
   k.interleave = interleave<T>;
   k.stencil = stencil<T>;
   k.transpose = transpose<T>;
+  k.unfold = unfold<T>;
   k.stream = stream<T>;
   k.transform_inputs = transform_inputs<T>;
   k.transform_sums = transform_sums<T>;

@@ -1,4 +1,4 @@
-#include "gradient_products.h"
+#include "gradient_channels.h"
 
 #include <algorithm>
 
@@ -11,7 +11,6 @@ namespace {
 constexpr i64 kGradientBytes = 512 << 10;  // of the output's gradient, channels last, around one tile
 constexpr i64 kColumns = 256;              // input channels of a task
 constexpr i64 kLines = 64;                 // rows of positions in a tile
-constexpr i64 kFewestRows = 6;             // output channels below which too many lanes stay empty
 
 template <typename T>
 class Multiplied final : public WeightGradient<T> {
@@ -52,6 +51,11 @@ class Multiplied final : public WeightGradient<T> {
     tiles_across_ = ceil_div(call.in[2], across_);
     tiles_down_ = ceil_div(call.in[1], down_);
     this->tiles = ceil_div(call.batch, images_) * call.in[0] * tiles_down_ * tiles_across_;
+    const double columns_read = static_cast<double>(ceil_div(layer.cols, step) * step);
+    const i64 outputs = layer.stride[0] * layer.stride[1] * layer.stride[2];
+    this->cost =
+        columns_read * static_cast<double>(taps_ * row_chunks_ * vectors_) / 2 +
+        static_cast<double>(column_chunks_ * row_chunks_ * row_chunk_ * outputs + row_chunks_ * layer.cols) / 2;
     usable_ = true;
   }
 
@@ -70,7 +74,8 @@ class Multiplied final : public WeightGradient<T> {
 
     const i64 gradients = images_ * layer.kernel[0] * tall() * wide() * part.width;
     const i64 sums = taps_ * part.columns * part.width;
-    T* gradient = scratch<T>(static_cast<std::size_t>(gradients + sums + images_ * down_ * across_ * part.columns));
+    T* gradient = scratch<T>(static_cast<std::size_t>(gradients + sums + images_ * down_ * across_ * part.columns +
+                                                      in_.kernels.tile_rows * in_.kernels.lanes));
     T* sum = gradient + gradients;
     T* inputs = sum + sums;
     std::fill_n(sum, sums, T(0));
@@ -116,6 +121,7 @@ class Multiplied final : public WeightGradient<T> {
     const Layer& layer = in_.layer;
     const Size& out = in_.call.out;
     const i64 x0 = at.first[2] * layer.stride[2] - in_.call.lo[2], y0 = at.first[1] * layer.stride[1] - in_.call.lo[1];
+    const T* const end = in_.grad_y + in_.call.batch * layer.groups * layer.rows * in_.out_plane();
     const i64 line = wide() * part.width;
     const i64 skip = std::clamp<i64>(-x0, 0, wide()), stop = std::clamp<i64>(out[2] - x0, skip, wide());
     for (i64 n = 0; n < at.images; ++n)
@@ -129,7 +135,7 @@ class Multiplied final : public WeightGradient<T> {
           const i64 channel = ((at.image + n) * layer.groups + part.group) * layer.rows + part.row;
           std::fill_n(gradient, skip * part.width, T(0));
           std::fill_n(gradient + stop * part.width, (wide() - stop) * part.width, T(0));
-          in_.kernels.transpose(in_.grad_y + channel * in_.out_plane() + (z * out[1] + y) * out[2] + x0 + skip,
+          in_.kernels.transpose(in_.grad_y + channel * in_.out_plane() + (z * out[1] + y) * out[2] + x0 + skip, end,
                                 in_.out_plane(), part.rows, stop - skip, gradient + skip * part.width, part.width);
         }
       }
@@ -138,14 +144,18 @@ class Multiplied final : public WeightGradient<T> {
   // inputs[block of columns][image][row][position][column]
   void turn_inputs(const Part& part, const Place& at, T* inputs) const {
     const Size& size = in_.call.in;
+    const T* const end = in_.x + in_.call.batch * in_.layer.groups * in_.layer.cols * in_.in_plane();
+    const bool joined = at.across == size[2];  // whole rows lie one behind the other
+    const i64 lines = joined ? 1 : at.down, length = joined ? at.down * at.across : at.across;
     for (i64 c = 0; c < part.columns; c += in_.kernels.tile_rows) {
       const i64 height = std::min<i64>(in_.kernels.tile_rows, part.columns - c);
       for (i64 n = 0; n < at.images; ++n)
-        for (i64 r = 0; r < at.down; ++r, inputs += at.across * height) {
+        for (i64 r = 0; r < lines; ++r, inputs += length * height) {
           const i64 channel = ((at.image + n) * in_.layer.groups + part.group) * in_.layer.cols + part.column + c;
-          in_.kernels.interleave(
-              in_.x + channel * in_.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2],
-              in_.in_plane(), height, 0, height * at.across, T(0), inputs, false);
+          const T* source =
+              in_.x + channel * in_.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2];
+          const bool excess = end - source >= (height - 1) * in_.in_plane() + length + in_.kernels.lanes;
+          in_.kernels.interleave(source, in_.in_plane(), height, 0, height * length, T(0), inputs, excess);
         }
     }
   }
@@ -191,14 +201,14 @@ class Multiplied final : public WeightGradient<T> {
 }  // namespace
 
 template <typename T>
-std::unique_ptr<WeightGradient<T>> gradient_products(const GradientInputs<T>& inputs) {
-  if (inputs.layer.rows < kFewestRows || inputs.call.batch == 0) return nullptr;
+std::unique_ptr<WeightGradient<T>> gradient_channels(const GradientInputs<T>& inputs) {
+  if (inputs.call.batch == 0) return nullptr;
   auto products = std::make_unique<Multiplied<T>>(inputs);
   if (!products->usable()) return nullptr;
   return products;
 }
 
-template std::unique_ptr<WeightGradient<float>> gradient_products<float>(const GradientInputs<float>&);
-template std::unique_ptr<WeightGradient<double>> gradient_products<double>(const GradientInputs<double>&);
+template std::unique_ptr<WeightGradient<float>> gradient_channels<float>(const GradientInputs<float>&);
+template std::unique_ptr<WeightGradient<double>> gradient_channels<double>(const GradientInputs<double>&);
 
 }  // namespace upscore

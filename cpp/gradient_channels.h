@@ -7,8 +7,8 @@
 
 namespace upscore {
 
-// Null where few output channels would leave lanes empty or the kernel is too large.
+// Null where the kernel is too large.
 template <typename T>
-std::unique_ptr<WeightGradient<T>> gradient_products(const GradientInputs<T>& inputs);
+std::unique_ptr<WeightGradient<T>> gradient_channels(const GradientInputs<T>& inputs);
 
 }  // namespace upscore
