@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from upscore.errors import ArgumentError
-from upscore.training.settings import Settings
+from upscore.training.settings import PRECISIONS, Settings, fastest
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,12 @@ def test_rates_rise_in_the_warmup_and_then_fall(schedule: str) -> None:
 def test_settings_that_cannot_work_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         Settings(**{"steps": 10, **change})
+
+
+def test_the_fastest_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fastest("cpu") in PRECISIONS
+    for has, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has, raising=False)
+        assert fastest("cpu") == expected
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert fastest("cpu") == "float32"

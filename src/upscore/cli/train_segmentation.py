@@ -51,12 +51,12 @@ def train(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="JSON with names, colours and void; CamVid's without it."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 6000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 9000,
     batch: Annotated[int, typer.Option(min=1, help="Views in a batch.")] = 8,
     crops: Annotated[
         str, typer.Option(help="Height x width of views; several take equal shares of the run.")
     ] = "256x320,256x320,352x480",
-    scale: Annotated[tuple[float, float], typer.Option(min=0, help="Least and greatest scale of views.")] = (0.5, 2.0),
+    scale: Annotated[tuple[float, float], typer.Option(min=0, help="Least and greatest scale of views.")] = (0.65, 1.8),
     light: Annotated[float, typer.Option(min=0, max=0.99, help="How much light and colours vary.")] = 0.3,
     balance: Annotated[str, typer.Option(help="Weights of the classes: none, root, median or enet.")] = "root",
     smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Smoothing of the labels.")] = 0.0,
@@ -64,16 +64,16 @@ def train(
     optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw",
     rate: Annotated[float, typer.Option(min=0, help="The highest learning rate.")] = 2e-3,
     momentum: Annotated[float, typer.Option(min=0, max=1, help="Of sgd.")] = 0.9,
-    weight_decay: Annotated[float, typer.Option(min=0, help="Of kernels.")] = 0.01,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Of kernels.")] = 0.05,
     schedule: Annotated[str, typer.Option(help="How the rate falls: cosine, poly or step.")] = "cosine",
     warmup: Annotated[int, typer.Option(min=0, help="Steps in which the rate rises.")] = 200,
     average: Annotated[float, typer.Option(min=0, max=1, help="What the moving average of weights keeps.")] = 0.998,
     clip: Annotated[float, typer.Option(min=0, help="The greatest norm of gradients.")] = 5.0,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches in a step.")] = 1,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto, the fastest.")] = "auto",
     patience: Annotated[int, typer.Option(min=0, help="End after so many scorings without a best; 0: never.")] = 0,
-    score_every: Annotated[int, typer.Option(min=1, help="Steps between scorings.")] = 300,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    score_every: Annotated[int, typer.Option(min=1, help="Steps between scorings.")] = 450,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 150,
     seed: Seed = 0,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -94,7 +94,7 @@ def train(
     from upscore.training.networks import begin_from, build
     from upscore.training.processes import join
     from upscore.training.segmentation import Recipe, Segmentation
-    from upscore.training.settings import Settings
+    from upscore.training.settings import Settings, fastest
     from upscore.training.tensorboard import Board
     from upscore.training.trainer import Trainer
 
@@ -121,7 +121,7 @@ def train(
         decay=average,
         clip=clip,
         accumulate=accumulate,
-        precision=precision,
+        precision=fastest(device) if precision == "auto" else precision,
         patience=patience,
         score_every=score_every,
         save_every=save_every,
