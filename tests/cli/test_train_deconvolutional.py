@@ -92,7 +92,9 @@ def test_a_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     assert "--output: expected a folder without a run" in str(again.exception)
     assert train(photos, folder, "--force").exit_code == 0
     other = train(photos, folder, "--resume", "--seed", "3")
-    assert "photos: expected '" in str(other.exception)
+    assert "seed: expected 0, as the run began, got 3; for example seed=0" in str(other.exception)
+    (photos / "3.png").write_bytes((photos / "0.png").read_bytes())
+    assert "photos: expected '" in str(train(photos, folder, "--resume").exception)
 
 
 @pytest.mark.parametrize(

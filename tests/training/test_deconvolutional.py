@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upscore.errors import ArgumentError, FileFormatError
-from upscore.networks.deconvolutional import DeconvolutionalNetwork, unit
-from upscore.training.deconvolutional import Learning, Round, Settings
+from upscore.networks.deconvolutional import DeconvolutionalLayer, DeconvolutionalNetwork, unit
+from upscore.training.deconvolutional import Learning, Round, Settings, pieces
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +43,14 @@ def learning(
     *,
     rounds: int = 6,
     save_every: int = 2,
+    seed: int = 0,
     **options: Any,
 ) -> Learning:
     images = planted(3, 4, 0, count=5)[2] if images is None else images
     options = {"filters": (4, 5), "size": (4, 3), "sparsity": (0.2, 0.1), "fan_in": 2, **options}
-    return Learning(DeconvolutionalNetwork(**options), images, Settings(rounds, 10, save_every), folder)
+    return Learning(
+        DeconvolutionalNetwork(**options, seed=seed), images, Settings(rounds, 10, save_every, seed), folder
+    )
 
 
 def test_planted_filters_are_found(tmp_path: Path) -> None:
@@ -176,6 +179,49 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run.checkpoint.write_bytes(b"half a checkpoint")
     with pytest.raises(FileFormatError, match=r"checkpoint\.pt: not a checkpoint that training wrote"):
         learning(tmp_path).resume()
+
+
+def test_filters_begin_as_pieces_of_what_they_are_connected_to() -> None:
+    """Power is in one place of two channels alone: every piece has it, but for the filter that does not see them."""
+    layer = DeconvolutionalLayer(3, 3, 2, sparsity=0.1)
+    layer.connections.copy_(torch.tensor([[True, True, False], [False, True, True], [False, False, True]]))
+    observed = torch.zeros(2, 3, 5, 6)
+    observed[1, 0, 4, 5], observed[1, 1, 4, 5] = 3.0, 4.0
+    found = pieces(layer, observed, torch.Generator().manual_seed(0))
+    assert found[0, :, 1, 1].tolist() == pytest.approx([0.6, 0.8, 0])
+    assert found[1, :, 1, 1].tolist() == pytest.approx([0, 1, 0])
+    torch.testing.assert_close(found[2], layer.weight[2])
+
+
+def test_pieces_are_drawn_by_their_power() -> None:
+    observed = torch.zeros(1, 1, 1, 21)
+    observed[..., 5], observed[..., 15] = 1.0, 3.0
+    generator = torch.Generator().manual_seed(3)
+    layer = DeconvolutionalLayer(1, 400, 1, sparsity=0.1)
+    layer.weight.copy_(-layer.weight.abs())
+    observed[..., 5] *= -1  # to tell the two: the filters come out as -1 and 1
+    found = pieces(layer, observed, generator).flatten()
+    assert 0.87 < float((found > 0).double().mean()) < 0.93  # 9 to 1
+
+
+def test_a_sparsity_that_leaves_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ArgumentError, match=r"sparsity: expected less than [\d.]+ in layer 1: from there on all maps are zero, got 50"
+    ):
+        learning(tmp_path, sparsity=(50, 0.1))
+    run = learning(tmp_path, sparsity=(0.2, 50))
+    with pytest.raises(
+        ArgumentError, match=r"in layer 2: from there on all maps are zero, got 50; for example sparsity="
+    ):
+        run.run()
+
+
+def test_pictures_smaller_than_a_filter_are_named(tmp_path: Path) -> None:
+    message = (
+        "images: expected pictures of at least 7 x 7 pixels, the size of a filter, got 6 x 9; for example torch.randn"
+    )
+    with pytest.raises(ArgumentError, match=message):
+        learning(tmp_path, torch.randn(2, 1, 6, 9), size=7)
 
 
 def test_black_pictures_teach_nothing_and_break_nothing(tmp_path: Path) -> None:

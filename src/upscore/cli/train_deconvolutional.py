@@ -73,7 +73,7 @@ def train(
         seed=seed,
     )
     squares, names = contrast.crops(photos, count=crops, side=crop, scale=scale, seed=seed)
-    learning = Learning(network, squares, Settings(rounds=rounds, save_every=save_every), output)
+    learning = Learning(network, squares, Settings(rounds=rounds, save_every=save_every, seed=seed), output)
     if resume:
         learning.resume()
     typer.echo(f"{len(squares)} squares of {crop} x {crop} pixels from {len(set(names))} photographs")

@@ -3,8 +3,9 @@
 Each layer's objective, summed over all pictures, is minimised over maps and filters together (Zeiler et al. 2010,
 section 3.2, alternate between the two, each time nearly to the end). A round is one proximal gradient step of all
 maps, then one of the filters, both from points extrapolated along the last round: block coordinate descent as in Xu
-and Yin 2013, "A block coordinate descent method for regularized multiconvex optimization", section 2. A round that
-would raise the objective is undone and extrapolation starts anew; so it falls from the first round to the last.
+and Yin 2013, "A block coordinate descent method for regularized multiconvex optimization", section 2. Steps are as
+long as the curvature along them allows. A round that would raise the objective is undone and extrapolation starts
+anew; so it falls from the first round to the last. Filters begin as pieces of what is observed.
 """
 
 from __future__ import annotations
@@ -24,23 +25,27 @@ from torch import Tensor
 
 from upscore.errors import ArgumentError
 from upscore.files import replacing
-from upscore.networks.deconvolutional import STEPS, DeconvolutionalLayer, DeconvolutionalNetwork, unit
+from upscore.networks.deconvolutional import CHUNK, STEPS, DeconvolutionalLayer, DeconvolutionalNetwork, unit
 from upscore.networks.proximal import L1
 from upscore.training.trainer import CHECKPOINT, load
 
-__all__ = ["Learning", "Round", "Settings"]
+__all__ = ["Learning", "Round", "Settings", "pieces"]
 
-_CHUNK = 4
-"""Pictures whose maps are worked on together: few, so that they stay in the processor's caches."""
+_EASE, _TIGHTEN = 0.8, 1.25
+"""Each round tries steps longer by the one; a step that the curvature along it forbids is shortened by the other."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to learn: rounds a layer, then ``final_steps`` of inference for the maps that the next layer learns from."""
+    """How to learn: rounds a layer, then ``final_steps`` of inference for the maps that the next layer learns from.
+
+    ``seed`` decides with which pieces of the pictures the filters begin.
+    """
 
     rounds: int = 300
     final_steps: int = STEPS
     save_every: int = 20
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,21 @@ class Learning:
 
     @torch.no_grad()
     def _enter(self, number: int, observed: Tensor) -> None:
-        """Begin to learn a layer from ``observed``: its maps are zero."""
+        """Begin to learn a layer from ``observed``: its filters are pieces of it, its maps zero."""
         self.number, self.observed, self.round = number, observed, 0
-        count, _, height, width = observed.shape
-        grow = self.layer.size - 1
-        self.maps = observed.new_zeros(count, self.layer.filters, height + grow, width + grow)
-        self.past_maps, self.past_filters = self.maps.clone(), self.layer.weight.clone()
-        self.momentum = self.filter_curvature = 1.0
+        layer, (count, _, height, width) = self.layer, observed.shape
+        if min(height, width) < layer.size:
+            expected = f"pictures of at least {layer.size} x {layer.size} pixels, the size of a filter"
+            raise ArgumentError("images", expected, f"{height} x {width}", f"torch.randn(9, 1, {9 * layer.size}, 99)")
+        layer.weight.copy_(pieces(layer, observed, torch.Generator().manual_seed(self.settings.seed + number)))
+        strongest = max(float(layer.analyze(observed[part]).abs().max()) for part in self._parts())
+        if 0 < strongest <= layer.sparsity:
+            expected = f"less than {strongest:.3g} in layer {number + 1}: from there on all maps are zero"
+            raise ArgumentError("sparsity", expected, layer.sparsity, f"sparsity={strongest / 4:.2g}")
+        grow = layer.size - 1
+        self.maps = observed.new_zeros(count, layer.filters, height + grow, width + grow)
+        self.past_maps, self.past_filters = self.maps.clone(), layer.weight.clone()
+        self.momentum = self.filter_curvature = self.map_curvature = 1.0
         self.objective = float(observed.square().sum(dtype=torch.float64)) / 2
 
     @property
@@ -138,22 +151,26 @@ class Learning:
     def _step_maps(self, ahead: float) -> None:
         """A proximal gradient step from ``maps + ahead * (maps - past_maps)``; ``maps`` become ``past_maps``."""
         layer, penalty = self.layer, L1(self.layer.sparsity)
-        step = 1 / layer.curvature()
+        self.map_curvature *= _EASE
         for part in self._parts():
             point = torch.lerp(self.past_maps[part], self.maps[part], 1 + ahead)
             gradient = layer.analyze(layer.synthesize(point) - self.observed[part])
-            self.past_maps[part] = penalty.proximal(point.add_(gradient, alpha=-step), step)
+            while True:
+                step = 1 / self.map_curvature
+                moved = penalty.proximal(torch.add(point, gradient, alpha=-step), step)
+                change = moved - point
+                if _power([layer.synthesize(change)]) <= self.map_curvature * _power([change]):
+                    break
+                self.map_curvature *= _TIGHTEN
+            self.past_maps[part] = moved
         self.maps, self.past_maps = self.past_maps, self.maps
 
     def _step_filters(self, point: Tensor) -> float:
-        """A gradient step of the filters from ``point``, into the ball of radius 1; the squared error afterwards.
-
-        The step is as long as the curvature along it allows: of a step too long, the curvature was underestimated.
-        """
+        """A gradient step of the filters from ``point``, into the ball of radius 1; the squared error afterwards."""
         layer = self.layer
         errors = [layer.synthesize(self.maps[part], point) - self.observed[part] for part in self._parts()]
         gradient = sum(layer.correlate(self.maps[part], e) for part, e in zip(self._parts(), errors, strict=True))
-        self.filter_curvature *= 0.7
+        self.filter_curvature *= _EASE
         while True:
             moved = point - gradient / self.filter_curvature
             moved /= moved.flatten(1).norm(dim=1).clamp_min(1)[:, None, None, None]
@@ -161,7 +178,7 @@ class Learning:
             changes = [layer.synthesize(self.maps[part], step) for part in self._parts()]
             if _power(changes) <= self.filter_curvature * _power([step]):
                 break
-            self.filter_curvature *= 1.5
+            self.filter_curvature *= _TIGHTEN
         layer.weight.copy_(moved)
         return _power([error + change for error, change in zip(errors, changes, strict=True)])
 
@@ -174,15 +191,11 @@ class Learning:
 
     def _ascend(self) -> None:
         """On to the next layer: its signal is this one's maps, inferred with care."""
-        curvature = self.layer.curvature()
-        for part in self._parts():
-            self.maps[part] = self.layer.infer(
-                self.observed[part], steps=self.settings.final_steps, start=self.maps[part], curvature=curvature
-            )
+        self.maps = self.layer.infer(self.observed, steps=self.settings.final_steps, start=self.maps)
         self._enter(self.number + 1, self.maps)
 
     def _parts(self) -> Iterator[slice]:
-        return (slice(first, first + _CHUNK) for first in range(0, len(self.observed), _CHUNK))
+        return (slice(first, first + CHUNK) for first in range(0, len(self.observed), CHUNK))
 
     def _error(self) -> float:
         return _power(self.layer.synthesize(self.maps[part]) - self.observed[part] for part in self._parts())
@@ -243,7 +256,25 @@ class Learning:
         self.history = [Round(**entry) for entry in state["history"]]
 
 
-_SCALARS = ("number", "round", "momentum", "filter_curvature", "objective", "seconds")
+def pieces(layer: DeconvolutionalLayer, observed: Tensor, generator: torch.Generator) -> Tensor:
+    """Filters for ``layer``: pieces of ``observed`` (N, C, H, W) at random, likelier where there is more power.
+
+    What a filter is not connected to is left out, of its power too. Where there is no power at all, the layer's
+    filters stay.
+    """
+    size, found = layer.size, layer.weight.clone()
+    power = torch.nn.functional.avg_pool2d(observed.square(), size, stride=1)
+    for filter_, connected in zip(found, layer.connections, strict=True):
+        own = (power * connected[:, None, None]).sum(1)
+        # The largest of u^(1/w) is a draw by the weights w: Efraimidis and Spirakis 2006, "Weighted random sampling".
+        chance = torch.rand(own.shape, generator=generator).log() / own.clamp_min(1e-30)
+        n, y, x = (int(i) for i in torch.unravel_index(chance.argmax(), own.shape))
+        if own[n, y, x] > 0:
+            filter_.copy_(observed[n, :, y : y + size, x : x + size] * connected[:, None, None])
+    return unit(found)
+
+
+_SCALARS = ("number", "round", "momentum", "filter_curvature", "map_curvature", "objective", "seconds")
 
 
 def _power(signals: Iterator[Tensor] | list[Tensor]) -> float:
