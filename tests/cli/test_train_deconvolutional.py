@@ -102,7 +102,7 @@ def test_a_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     [
         (
             ["--sparsity", "much"],
-            "--sparsity: expected numbers, separated by commas, got 'much'; for example --sparsity 0.7",
+            "--sparsity: expected numbers, separated by commas, got 'much'; for example --sparsity 0.5",
         ),
         (["--filters", "4;5"], "--filters: expected whole numbers, separated by commas, got '4;5'"),
         (["--sparsity", "1,2,3"], "sparsity: expected one, or one for each of the 2 layers, got [1.0, 2.0, 3.0]"),

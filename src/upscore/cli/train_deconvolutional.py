@@ -26,7 +26,7 @@ EXAMPLES = """
 Examples:\n
   upscore train deconvolutional-network --photos photos -o runs/dn\n
   upscore train deconvolutional-network --photos photos -o runs/dn --resume\n
-  upscore train deconvolutional-network --photos photos -o runs/one --filters 24 --sparsity 0.5 --rounds 500
+  upscore train deconvolutional-network --photos photos -o runs/one --filters 24 --sparsity 0.5 --rounds 400
 """
 
 
@@ -35,16 +35,16 @@ def train(
     output: Output,
     resume: Resume = False,
     force: Force = False,
-    filters: Annotated[str, typer.Option(help="Filters of each layer, from the lowest up.")] = "12,32",
+    filters: Annotated[str, typer.Option(help="Filters of each layer, from the lowest up.")] = "16,32",
     size: Annotated[str, typer.Option(help="Side of the filters, of all or of each layer.")] = "7",
-    sparsity: Annotated[str, typer.Option(help="Weight of the maps' 1-norm, of all or of each layer.")] = "0.7,0.15",
+    sparsity: Annotated[str, typer.Option(help="Weight of the maps' 1-norm, of all or of each layer.")] = "0.5,0.9",
     fan_in: Annotated[
         int | None, typer.Option(min=1, help="Maps of the layer below that an upper map reaches; all by default.")
     ] = None,
-    crops: Annotated[int, typer.Option(min=1, help="Squares to learn from.")] = 50,
-    crop: Annotated[int, typer.Option(min=1, help="Their side, in pixels.")] = 96,
+    crops: Annotated[int, typer.Option(min=1, help="Squares to learn from.")] = 40,
+    crop: Annotated[int, typer.Option(min=1, help="Their side, in pixels.")] = 72,
     scale: Annotated[float, typer.Option(min=0.01, max=1, help="Photographs are made smaller by this first.")] = 0.5,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of learning a layer.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of learning a layer.")] = 120,
     save_every: Annotated[int, typer.Option(min=1, help="Rounds between checkpoints and lines of progress.")] = 20,
     seed: Seed = 0,
     threads: Threads = None,
@@ -160,7 +160,7 @@ def _decimals(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in text.split(","))
     except ValueError:
-        raise ArgumentError(option, "numbers, separated by commas", repr(text), f"{option} 0.7,0.15") from None
+        raise ArgumentError(option, "numbers, separated by commas", repr(text), f"{option} 0.5,0.9") from None
 
 
 def _one_or_each(values: tuple[Any, ...]) -> Any:

@@ -1,11 +1,11 @@
 """Learning the filters of a deconvolutional network from photographs alone, layer by layer.
 
 Each layer's objective, summed over all pictures, is minimised over maps and filters together (Zeiler et al. 2010,
-section 3.2, alternate between the two, each time nearly to the end). A round is one proximal gradient step of all
-maps, then one of the filters, both from points extrapolated along the last round: block coordinate descent as in Xu
-and Yin 2013, "A block coordinate descent method for regularized multiconvex optimization", section 2. Steps are as
-long as the curvature along them allows. A round that would raise the objective is undone and extrapolation starts
-anew; so it falls from the first round to the last. Filters begin as pieces of what is observed.
+section 3, alternate between the two). A round is one proximal gradient step of all maps, then one of the filters,
+both from points extrapolated along the last round: block coordinate descent as in Xu and Yin 2013, "A block
+coordinate descent method for regularized multiconvex optimization", section 2. Steps are as long as the curvature
+along them allows. A round that would raise the objective is undone and extrapolation starts anew; so it falls from the
+first round to the last. Filters begin as pieces of what is observed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Settings:
     ``seed`` decides with which pieces of the pictures the filters begin.
     """
 
-    rounds: int = 300
+    rounds: int = 120
     final_steps: int = STEPS
     save_every: int = 20
     seed: int = 0
