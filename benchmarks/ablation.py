@@ -35,6 +35,8 @@ from upscore.training.settings import Settings
 from upscore.training.trainer import Trainer
 
 RESULT = Path(__file__).parent / "results" / "ablation.json"
+ICNR = "pixel-shuffle, ICNR"
+WAYS = (*UPSAMPLINGS, ICNR)
 SIZE = (176, 240)
 BATCH = 8
 
@@ -44,6 +46,28 @@ def halved(item: labelled.Labelled) -> labelled.Labelled:
     size = (item.picture.width // 2, item.picture.height // 2)
     picture = item.picture.resize(size, Image.Resampling.BOX)
     return labelled.Labelled(item.name, picture, item.labels.resize(size, Image.Resampling.NEAREST))
+
+
+def build(how: str) -> Street:
+    """The street network with this upsampling, fresh.
+
+    Left to chance, the four channels that a pixel shuffle interleaves start as four different pictures. ICNR (Aitken
+    et al. 2017, "Checkerboard artifact free sub-pixel convolution") starts them equal.
+    """
+    if how != ICNR:
+        return Street(upsampling=how)  # type: ignore[arg-type]
+    network = Street(upsampling="pixel-shuffle")
+    for layer in upsamplings(network).values():
+        weight = layer[0].weight  # type: ignore[index]
+        with torch.no_grad():
+            weight.copy_(weight[::4].repeat_interleave(4, dim=0))
+    return network
+
+
+def upsamplings(network: Street) -> dict[str, nn.Module]:
+    """The layers that upsample, coarsest first."""
+    ups = {"up8": network.up8.upscore, "up4": network.up4.upscore, "up2": network.up2.upscore}
+    return {**ups, "upscore": network.upscore}
 
 
 def as_transposed(layer: nn.Module) -> tuple[Geometry, np.ndarray[Any, Any]]:
@@ -81,10 +105,7 @@ def as_transposed(layer: nn.Module) -> tuple[Geometry, np.ndarray[Any, Any]]:
 
 def unevenness(network: Street) -> dict[str, float]:
     """Of each upsampling's response to flat inputs, the part that alternates (``upscore explain``'s measure)."""
-    layers = {"up8": network.up8.upscore, "up4": network.up4.upscore, "up2": network.up2.upscore}
-    found = {}
-    for name, layer in {**layers, "upscore": network.upscore}.items():
-        found[name] = checkerboard(*as_transposed(layer)).unevenness
+    found = {name: checkerboard(*as_transposed(layer)).unevenness for name, layer in upsamplings(network).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -92,8 +113,8 @@ def milliseconds(rounds: int) -> dict[str, dict[str, float]]:
     """CPU milliseconds of a training step (a batch at half resolution) and of a picture of 360 x 480, taking turns."""
     batch, labels = torch.randn(BATCH, 3, *SIZE), torch.randint(len(CAMVID), (BATCH, *SIZE))
     batch, picture = (x.to(memory_format=torch.channels_last) for x in (batch, torch.randn(1, 3, 360, 480)))
-    networks = {how: Street(upsampling=how).to(memory_format=torch.channels_last) for how in UPSAMPLINGS}
-    taken: dict[str, dict[str, list[float]]] = {how: {"step": [], "picture": []} for how in UPSAMPLINGS}
+    networks = {how: build(how).to(memory_format=torch.channels_last) for how in WAYS}
+    taken: dict[str, dict[str, list[float]]] = {how: {"step": [], "picture": []} for how in WAYS}
     for _ in range(rounds):
         for how, network in networks.items():
             began = time.process_time()
@@ -119,11 +140,11 @@ def main(
     """Train, measure, write."""
     torch.set_num_threads(1)
     train, val = ([halved(item) for item in labelled.read(data / part, CAMVID)] for part in ("train", "val"))
-    rows: dict[str, dict[str, Any]] = {how: {"mean IoU": [], "unevenness": []} for how in UPSAMPLINGS}
+    rows: dict[str, dict[str, Any]] = {how: {"mean IoU": [], "unevenness": []} for how in WAYS}
     for seed in range(seeds):
-        for how in UPSAMPLINGS:
+        for how in WAYS:
             torch.manual_seed(seed)
-            network = Street(upsampling=how)
+            network = build(how)
             recipe = Recipe(batch_size=BATCH, crops=(SIZE,), lovasz=0.5)
             task = Segmentation(network, CAMVID, train, val, recipe, {"upsampling": how})
             trainer = Trainer(task, settings(steps, seed), output / f"{how}-{seed}")
