@@ -1,7 +1,8 @@
 #include "minimal.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <tuple>
+#include <utility>
 
 #include "panel.h"
 #include "scratch.h"
@@ -11,7 +12,7 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kCopied = 8;  // input channels that are copied before they are transformed
+constexpr i64 kAhead = 4;  // input channels that are fetched ahead
 
 template <typename T>
 void transform_weights(const MinimalPacking& p, T* at) {
@@ -95,7 +96,7 @@ class Execution {
     const i64 first = tile * s_.width, last = std::min(first + s_.width, s_.positions);
     split_tile(s_.axis, first, last, segments);
     const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
-    const i64 copies = kCopied * packing_.lines * s_.width + 2 * target_.lanes;
+    const i64 copies = 2 * packing_.lines * (s_.width + target_.lanes);
     T* inputs = scratch<T>(
         static_cast<std::size_t>(s_.inputs + s_.products + s_.sums + s_.width + copies + s_.writing.staging));
     T* products = inputs + s_.inputs;
@@ -122,45 +123,77 @@ class Execution {
   // inputs[point][tap][column][position]
   void transform(const std::vector<Segment>& segments, i64 group, i64 width, T* copied, T* inputs) {
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2], channels = layer_.groups * layer_.cols;
+    const T *x = x_ + group * layer_.cols * plane, *x_end = x_ + call_.batch * channels * plane;
+    const bool rows = packing_.axis[2].filtered;  // the last axis is transformed as its inputs are fetched
     PanelSource<T> source(s_.axis, s_.window, kernels_, segments, channels * plane, width);
-    i64 last_axis = 0;
-    for (int a = 0; a < kAxes; ++a)
+    const i64 line_pitch = rows ? width + target_.lanes : width;  // rows are written in whole vectors
+    std::vector<TileRun> runs;
+    if (rows) find_runs(segments, channels * plane, runs);
+    int last_axis = -1;
+    for (int a = 0; a < (rows ? 2 : 3); ++a)
       if (packing_.axis[a].filtered) last_axis = a;
-    for (i64 c = 0; c < layer_.cols; c += kCopied) {
-      const i64 end = std::min(c + kCopied, layer_.cols);
-      source.fill(x_ + group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane,
-                  {0, packing_.lines, c, end}, copied);
-      for (i64 column = c; column < end; ++column) {
-        T* lines = copied + (column - c) * packing_.lines * width;
-        i64 outer = 1, inner = packing_.lines;
-        for (int a = 0; a <= last_axis; ++a) {
-          const MinimalAxis& axis = packing_.axis[a];
-          inner /= axis.lines();
-          if (axis.filtered)
-            for (i64 o = 0; o < outer; ++o)
-              for (i64 i = 0; i < inner; ++i) {
-                const i64 line = o * 4 * inner + i;
-                T* src = lines + line * width;
-                if (a < last_axis) {
-                  kernels_.transform_inputs(src, inner * width, width, src, inner * width);
-                } else {
-                  const i64 to = place_[static_cast<std::size_t>(line)];
-                  const i64 step = place_[static_cast<std::size_t>(line + inner)] - to;
-                  const i64 pitch = layer_.cols * width;
-                  kernels_.transform_inputs(src, inner * width, width, inputs + to * pitch + column * width,
-                                            step * pitch);
-                }
-              }
-          outer *= axis.lines();
+    for (i64 c = 0; c < layer_.cols; ++c) {
+      if (rows) {
+        const i64 count = static_cast<i64>(segments.size());
+        for (i64 line = 0; line < packing_.lines; line += 4) {
+          T* to = copied + line * line_pitch;
+          i64 pitch = line_pitch;
+          if (last_axis < 0) std::tie(to, pitch) = destination(inputs, c, line, 1, width);
+          kernels_.transform_rows(x_, x + c * plane, x_end, kAhead * plane, s_.axis[2].in_step,
+                                  &runs[static_cast<std::size_t>(line / 4 * count)], count, to, pitch);
         }
+      } else {
+        source.fill(x, x_end, plane, {0, packing_.lines, c, c + 1}, copied);
+      }
+      i64 outer = 1, inner = packing_.lines;
+      for (int a = 0; a <= last_axis; ++a) {
+        const MinimalAxis& axis = packing_.axis[a];
+        inner /= axis.lines();
+        for (i64 o = 0; o < outer && axis.filtered; ++o)
+          for (i64 i = 0; i < inner; ++i) {
+            const i64 line = o * 4 * inner + i;
+            T *from = copied + line * line_pitch, *to = from;
+            i64 pitch = inner * line_pitch;
+            if (a == last_axis) std::tie(to, pitch) = destination(inputs, c, line, inner, width);
+            kernels_.transform_inputs(from, inner * line_pitch, width, to, pitch);
+          }
+        outer *= axis.lines();
       }
     }
+  }
+
+  // From one point and tap to the next; rows are written in whole vectors.
+  i64 plane_pitch(i64 width) const { return layer_.cols * width + target_.lanes; }
+
+  // Where a line of a column belongs in the inputs, and how far from it the one `inner` lines on.
+  std::pair<T*, i64> destination(T* inputs, i64 column, i64 line, i64 inner, i64 width) const {
+    const i64 place = place_[static_cast<std::size_t>(line)], next = place_[static_cast<std::size_t>(line + inner)];
+    return {inputs + place * plane_pitch(width) + column * width, (next - place) * plane_pitch(width)};
+  }
+
+  // Per row of the window and segment, the inputs of its tiles.
+  void find_runs(const std::vector<Segment>& segments, i64 batch_stride, std::vector<TileRun>& runs) const {
+    const AxisPlan* axis = s_.axis;
+    for (i64 line = 0; line < packing_.lines; line += 4)
+      for (const Segment& s : segments) {
+        const Size& offset = s_.window.offsets[static_cast<std::size_t>(line)];
+        const i64 z = s.at[0] * axis[0].in_step + offset[0], y = s.at[1] * axis[1].in_step + offset[1];
+        const i64 first = s.at[2] * axis[2].in_step + offset[2], length = (s.length - 1) * axis[2].in_step + 4;
+        TileRun run{s.place, s.length, 0, 0, 0};
+        if (z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in) {
+          run.before = std::clamp<i64>(-first, 0, length);
+          run.inside = std::clamp<i64>(axis[2].in - first, run.before, length) - run.before;
+          run.source = s.batch * batch_stride + (z * axis[1].in + y) * axis[2].in + first + run.before;
+          if (run.inside == 0) run.source = 0;
+        }
+        runs.push_back(run);
+      }
   }
 
   // products[point][row of the chunk][position]
   void multiply(i64 group, i64 row, i64 rows, i64 width, const T* inputs, T* products) {
     i64 x_offset[64];
-    for (i64 tap = 0; tap < packing_.taps; ++tap) x_offset[tap] = tap * layer_.cols * width;
+    for (i64 tap = 0; tap < packing_.taps; ++tap) x_offset[tap] = tap * plane_pitch(width);
     for (i64 point = 0; point < packing_.points; ++point) {
       const i64 before = packing_.before[static_cast<std::size_t>(point)];
       const i64 phases = packing_.before[static_cast<std::size_t>(point + 1)] - before;
@@ -191,7 +224,7 @@ class Execution {
         const i64 left = vectors - v;
         const int n =
             static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2 : std::min<i64>(left, widest));
-        p.x = inputs + (point * packing_.taps * layer_.cols + c) * width + v * target_.lanes;
+        p.x = inputs + point * packing_.taps * plane_pitch(width) + c * width + v * target_.lanes;
         p.c = to + v * target_.lanes;
         kernels_.product[height][n](p);
         v += n;

@@ -18,7 +18,7 @@ constexpr i64 kSlack = 4096;              // reads may pass the end
 // Cycles, for choosing; only their proportions matter.
 constexpr double kProduct = 0.55;  // a vector times a weight, added
 constexpr double kDirect = 0.58;   // the same in the direct way, with what goes around it
-constexpr double kInput = 16;      // a vector of inputs copied and transformed
+constexpr double kInput = 12;      // a vector of inputs copied and transformed
 constexpr double kOutput = 4;      // a vector of products transformed back
 constexpr double kWeightByte = 1 / 12.0;
 
@@ -142,7 +142,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.chunk = std::clamp<i64>(kProductBytes / (packing.before.back() * s.width * bytes) / packing.block * packing.block,
                             packing.block, s.part);
   s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
-  s.inputs = packing.lines * layer.cols * s.width;
+  s.inputs = packing.lines * (layer.cols * s.width + lanes);
   s.products = packing.before.back() * s.chunk * s.width;
   s.sums = steps * s.width + kSlack;
   s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, target);

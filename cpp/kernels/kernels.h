@@ -56,6 +56,14 @@ struct Run {
   i64 place, length, source;
 };
 
+// A row of tiles of four inputs, `step` apart: the first begins `before` inputs in front of `source`, from which on
+// there are `inside` inputs; all others are zeros.
+struct TileRun {
+  i64 place, tiles, before, source, inside;
+};
+constexpr i64 kMostTiles = 128;                           // in a run
+constexpr i64 kMostTileInputs = 3 * kMostTiles + 4 + 64;  // that they read
+
 template <typename T>
 struct Kernels {
   int lanes;      // numbers in a vector
@@ -77,6 +85,11 @@ struct Kernels {
   void (*stream)(const T* src, i64 length, T* dst);
   // Minimal filtering, see kernels/minimal.h.
   void (*transform_inputs)(const T* src, i64 src_pitch, i64 length, T* dst, i64 dst_pitch);
+  // dst[k*dst_pitch + run.place + i] for the four transformed inputs k of tile i; `ahead` of what is read now comes
+  // what will be read later; a vector more than the last tile may be written. Nothing outside of [x_begin, x_end) is
+  // read.
+  void (*transform_rows)(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64 step, const TileRun* runs,
+                         i64 count, T* dst, i64 dst_pitch);
   void (*transform_sums)(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
   // zeros where the source says so. Runs ascend by place and leave no gaps; a vector more than the last

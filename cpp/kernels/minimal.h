@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "panel.h"
 #include "vector.h"
 
 namespace upscore::UPSCORE_ISA {
@@ -16,6 +17,70 @@ void transform_inputs(const T* src, i64 src_pitch, i64 length, T* dst, i64 dst_p
     store(dst + dst_pitch + i, d1 + d2);
     store(dst + 2 * dst_pitch + i, d2 - d1);
     store(dst + 3 * dst_pitch + i, d1 - d3);
+  }
+}
+
+// The lanes `first`, `first` + step, ... of consecutive numbers.
+template <typename T, int kStep>
+inline Vector<T> every(const T* p) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  if constexpr (kStep == 2)
+    return even_lanes<T>(load(p), load(p + kLanes<T>), lanes);
+  else
+    return third_lanes<T>(load(p), load(p + kLanes<T>), load(p + 2 * kLanes<T>), lanes);
+}
+
+// Tiles of four inputs, `kStep` apart, along a row of which the first tile's first input is at x. With `kEdge` only
+// those from `first` to `last` are inside; the others are read, but taken as zeros.
+template <typename T, int kStep, bool kEdge>
+void transform_row(const T* x, i64 tiles, i64 first, i64 last, T* dst, i64 dst_pitch) {
+  Index<T> at;
+  for (int i = 0; i < kLanes<T>; ++i) at[i] = static_cast<LaneIndex<T>>(kStep * i);
+  const auto low = static_cast<LaneIndex<T>>(first), high = static_cast<LaneIndex<T>>(last);
+  auto inside = [&](Vector<T> v, LaneIndex<T> k) {
+    if constexpr (kEdge) return ((at + k >= low) & (at + k < high)) ? v : Vector<T>{};
+    return v;
+  };
+  for (i64 i = 0; i < tiles; i += kLanes<T>) {
+    const T* p = x + kStep * i;
+    const Vector<T> d0 = inside(every<T, kStep>(p), 0), d1 = inside(every<T, kStep>(p + 1), 1);
+    const Vector<T> d2 = inside(every<T, kStep>(p + 2), 2), d3 = inside(every<T, kStep>(p + 3), 3);
+    store(dst + i, d0 - d2);
+    store(dst + dst_pitch + i, d1 + d2);
+    store(dst + 2 * dst_pitch + i, d2 - d1);
+    store(dst + 3 * dst_pitch + i, d1 - d3);
+    at += static_cast<LaneIndex<T>>(kStep * kLanes<T>);
+  }
+}
+
+template <typename T, int kStep>
+void transform_run(const T* x_begin, const T* x, const T* x_end, i64 ahead, const TileRun& run, T* to, i64 dst_pitch) {
+  constexpr int L = kLanes<T>;
+  const i64 read = (run.tiles + L - 1) / L * L * kStep + 3;  // with what whole vectors read in excess
+  const i64 end = run.before + run.inside;
+  const T* from = x + run.source - run.before;
+  if (x_begin - x <= run.source - run.before && read <= x_end - from) {
+    for (i64 i = 0; i < end; i += L) __builtin_prefetch(from + ahead + i);
+    if (run.before == 0 && end >= (run.tiles - 1) * kStep + 4)
+      transform_row<T, kStep, false>(from, run.tiles, 0, 0, to, dst_pitch);
+    else
+      transform_row<T, kStep, true>(from, run.tiles, run.before, end, to, dst_pitch);
+  } else {
+    T row[kMostTileInputs] = {};
+    for (i64 i = run.before; i < end; ++i) row[i] = from[i];
+    transform_row<T, kStep, false>(row, run.tiles, 0, 0, to, dst_pitch);
+  }
+}
+
+// Inputs of one channel, tiles along the last axis, `step` apart, transformed along it; see kernels.h.
+template <typename T>
+void transform_rows(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64 step, const TileRun* runs, i64 count,
+                    T* dst, i64 dst_pitch) {
+  for (const TileRun* run = runs; run != runs + count; ++run) {
+    if (step == 2)
+      transform_run<T, 2>(x_begin, x, x_end, ahead, *run, dst + run->place, dst_pitch);
+    else
+      transform_run<T, 3>(x_begin, x, x_end, ahead, *run, dst + run->place, dst_pitch);
   }
 }
 

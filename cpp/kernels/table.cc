@@ -25,6 +25,7 @@ Kernels<T> table() {
   k.unfold = unfold<T>;
   k.stream = stream<T>;
   k.transform_inputs = transform_inputs<T>;
+  k.transform_rows = transform_rows<T>;
   k.transform_sums = transform_sums<T>;
   k.copy_runs = copy_runs<T>;
   return k;
