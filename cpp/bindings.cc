@@ -33,6 +33,7 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostPhases = 16384;
+constexpr i64 kSlack = 16;             // packed weights are read in whole vectors
 constexpr std::size_t kSchedules = 8;  // remembered per plan, by sizes
 
 template <typename T>
@@ -105,7 +106,7 @@ class Plan {
     }
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_);
-    weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups));
+    weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
     pack_weights(layer_, packing_, thread_count(), w.data(), weights_.data());
     if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_);
   }

@@ -4,6 +4,7 @@
 
 #include "panel.h"
 #include "scratch.h"
+#include "small_map.h"
 #include "threads.h"
 #include "write.h"
 
@@ -165,6 +166,7 @@ class Execution {
 template <typename T>
 void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
+  if (schedule.small_map) return execute_small_map(layer, call, packing, schedule, kernels, packed, bias, x, y);
   Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
 }
 

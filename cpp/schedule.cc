@@ -5,6 +5,8 @@
 #include <numeric>
 #include <sstream>
 
+#include "small_map.h"
+
 namespace upscore {
 namespace {
 
@@ -35,8 +37,15 @@ class Scheduler {
     share_work();
     choose_tile();
     cut_reductions();
-    choose_chunks();
-    explain();
+    const double cycles = cost_ * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
+    s_.small_map = plan_small_map(layer_, call_, packing_, target_, s_, enough_);
+    if (s_.small_map && s_.small_map->cycles < cycles) {
+      s_.why = explain_small_map(layer_, target_, s_);
+    } else {
+      s_.small_map.reset();
+      choose_chunks();
+      explain();
+    }
     return std::move(s_);
   }
 
@@ -146,7 +155,7 @@ class Scheduler {
     vectors = ceil_div(ceil_div(s_.positions, runs), lanes_);
     const double used = static_cast<double>(s_.positions) / static_cast<double>(runs * lanes_);
     const double pieces = static_cast<double>(vectors) * (1 + static_cast<double>(lanes_) / static_cast<double>(row));
-    double best = cost(vectors, used, static_cast<double>(offsets_.size()) * pieces);
+    cost_ = cost(vectors, used, static_cast<double>(offsets_.size()) * pieces);
     s_.tile = {vectors * lanes_, 1, ceil_div(s_.positions, vectors * lanes_), 1, 1};
     s_.window = plain_window(offsets_);
 
@@ -170,8 +179,8 @@ class Scheduler {
         if (tiles * layer_.groups < enough_ && rows * wide > widest) break;
         const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
         const double c = cost(rows * wide, filled, static_cast<double>(lines * (wide + 1)));
-        if (c < best) {
-          best = c;
+        if (c < cost_) {
+          cost_ = c;
           best_rows = ceil_div(column, down);
           best_wide = wide;
         }
@@ -246,6 +255,7 @@ class Scheduler {
   Schedule s_;
   std::vector<Size> offsets_;
   i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;
+  double cost_ = 0;  // of the tile
 };
 
 }  // namespace

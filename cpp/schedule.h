@@ -1,6 +1,7 @@
 // How a call's sizes are cut into tasks: a pure function of the layer, its packing and the sizes.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,24 @@ struct Writing {
 // `axis` as the output is written, `channels` of it, in all images.
 Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target);
 
+// A small map, whose positions fill lanes badly and whose border is much of it: lanes run along output channels
+// instead. Outputs of an image that use the same taps form a group.
+struct SmallMap {
+  struct Group {
+    std::vector<i64> taps;     // of the phase; ascending
+    std::vector<i64> outputs;  // positions
+    std::vector<i64> inputs;   // positions: per output, one for each tap
+  };
+  std::vector<std::vector<Group>> groups;  // per phase
+  i64 inputs = 0, outputs = 0;             // of an image
+  bool zeros = false;                      // the last of the inputs is a zero, for taps that read outside
+  i64 images = 1, chunk = 0;               // of a task: images, output channels
+  i64 image_pitch = 1;                     // of a panel, [input][column][image]
+  i64 positions = 1;                       // of a register tile
+  i64 panel = 0, sums = 0;                 // scratch per task, in numbers
+  double cycles = 0;                       // that it should take
+};
+
 struct Schedule {
   AxisPlan axis[kAxes];
   Window window;
@@ -67,6 +86,7 @@ struct Schedule {
   i64 panel = 0, sums = 0;  // scratch per task, in numbers
   Writing writing;
   int threads = 1;
+  std::optional<SmallMap> small_map;
   std::string why;
 };
 

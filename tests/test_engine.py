@@ -29,6 +29,9 @@ LAYERS = {
     "per channel": ((2, 7, 19, 23), (7, 1, 8, 6), Geometry((8, 6), (4, 3), crop=((1, 2), (2, 0))), 7),
     "kernel of the stride": ((1, 48, 21, 17), (48, 32, 2, 2), Geometry((2, 2), 2), 1),
     "many channels": ((3, 96, 4, 5), (96, 40, 4, 3), Geometry((4, 3), 2, crop=((1, 1), (0, 2))), 1),
+    "small map": ((2, 70, 3, 4), (70, 32, 4, 5), Geometry((4, 5), (2, 3), crop=((1, 1), (2, 0))), 1),
+    "small map, groups": ((9, 66, 2, 3), (66, 16, 3, 5), Geometry((3, 5), (1, 2), crop=((0, 1), (1, -2))), 2),
+    "single inputs": ((5, 131, 1, 1), (131, 48, 3, 4), Geometry((3, 4), 1), 1),
     "stride one": ((1, 32, 15, 18), (32, 24, 3, 3), Geometry((3, 3), 1, crop=1), 1),
     "odd stride, groups": ((1, 30, 13, 14), (30, 7, 5, 4), Geometry((5, 4), (3, 5), crop=((-2, 1), (0, -3))), 3),
     "dilated": ((1, 16, 17, 12), (16, 12, 3, 4), Geometry((3, 4), (2, 3), (3, 2)), 1),
@@ -169,6 +172,25 @@ def test_minimal_filtering_not_for_tiny_maps():
     packed = engine.Packed(w, None, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
     assert "minimal filtering" not in packed.why(64, geometry, (4, 4), (8, 8))
     assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("isa", cpu.available())
+def test_lanes_along_channels_give_the_bits_of_lanes_along_positions(isa, dtype):
+    """The sizes decide which way is taken. A small map with zeros around it is a large one, cropped."""
+    cpu.force(isa)
+    rng = np.random.default_rng(7)
+    w, bias = rng.standard_normal((67, 32, 4, 3)).astype(dtype), rng.standard_normal(32).astype(dtype)
+    small = rng.standard_normal((3, 67, 3, 5)).astype(dtype)
+    large = np.zeros((3, 67, 43, 65), dtype)
+    large[:, :, 20:23, 30:35] = small
+    geometry = Geometry((4, 3), (2, 1))
+    layer = engine.Packed(w, bias, geometry, 1)
+    sizes = [(x.shape[2:], geometry.output_size(x.shape[2:])) for x in (small, large)]
+    alone, among_zeros = (layer.run(x, geometry, size[1]) for x, size in zip((small, large), sizes, strict=True))
+    assert " of a small map: lanes run along channels" in layer.why(3, geometry, *sizes[0])
+    assert "small map" not in layer.why(3, geometry, *sizes[1])
+    np.testing.assert_array_equal(alone, among_zeros[:, :, 40 : 40 + alone.shape[2], 30 : 30 + alone.shape[3]])
 
 
 @st.composite

@@ -32,6 +32,30 @@ struct Product {
 template <typename T>
 using ProductKernel = void (*)(const Product<T>&);
 
+// The same with lanes along rows, for P positions: c[c_offset[q] + r] (+)= sum over taps and columns of
+// w[w_offset[tap] + row r of the column] * x[x_offset[tap*P + q] + column*x_stride].
+constexpr int kMaxRowVectors = 3;
+constexpr int kMaxPositions = 8;
+
+template <typename T>
+struct ChannelProduct {
+  const T* w;
+  i64 w_tile_stride;  // from one tile of rows to the next
+  const i64* w_offset;
+  const T* x;
+  const i64* x_offset;
+  i64 x_stride;
+  i64 taps, columns;
+  T* c;
+  const i64* c_offset;
+  bool accumulate;
+  const T* bias;      // added last, unless null
+  const char* ahead;  // fetched meanwhile: so many bytes for each tap and column
+  i64 ahead_step;
+};
+template <typename T>
+using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
+
 // One output row of one channel: out[e] = bias + sum over taps of w[tap][e mod (period*lanes)] * x[tap][e / step].
 constexpr int kStencilVectors = 4;  // computed together; divides the period and the number of vectors
 
@@ -70,6 +94,7 @@ struct Kernels {
   int tile_rows;  // rows of the widest product tile
   int registers;  // accumulators that a tile may use
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
+  ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];
   StencilKernel<T> stencil;
 
   // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step

@@ -1,4 +1,5 @@
 // The table of this instruction set.
+#include "channel_product.h"
 #include "interleave.h"
 #include "kernels.h"
 #include "minimal.h"
@@ -19,6 +20,7 @@ Kernels<T> table() {
   k.registers = UPSCORE_REGISTERS;
   k.tile_rows = UPSCORE_TILE_ROWS;
   fill_products<T, 1, 1>(k);
+  fill_channel_products<T, 1, 1>(k);
   k.interleave = interleave<T>;
   k.stencil = stencil<T>;
   k.transpose = transpose<T>;

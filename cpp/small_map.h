@@ -1,0 +1,26 @@
+// Calls on small maps, such as the first layers of generators: lanes run along output channels, so that few positions
+// leave none empty, the weights are read once, and taps that fall outside of the input are not multiplied.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "kernels/kernels.h"
+#include "schedule.h"
+
+namespace upscore {
+
+// Cuts a call into tasks, `tasks` of them if there are so many. Nothing where the layer's packing does not allow it, or
+// the map is not small. `schedule` has its axes, phases and reductions.
+std::optional<SmallMap> plan_small_map(const Layer& layer, const Call& call, const Packing& packing,
+                                       const Target& target, const Schedule& schedule, i64 tasks);
+
+// In words, how a schedule that has a small map runs.
+std::string explain_small_map(const Layer& layer, const Target& target, const Schedule& schedule);
+
+// The same bits as without it.
+template <typename T>
+void execute_small_map(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+                       const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);
+
+}  // namespace upscore
