@@ -125,6 +125,17 @@ def test_the_maps_of_a_layer_are_the_signal_of_the_next() -> None:
     torch.testing.assert_close(network(images), network.reconstruct(network.infer(images)[-1]))
 
 
+def test_another_sparsity_can_be_asked_for() -> None:
+    network, images = network_of(), normal(1, 2, 11, 14)
+    other = network_of(sparsity=(0.3, 0.02))
+    first, second = network.infer(images, sparsity=(0.3, 0.02))
+    torch.testing.assert_close([first, second], other.infer(images))
+    assert (second != 0).sum() > (network.infer(images)[1] != 0).sum()
+    torch.testing.assert_close(network.infer(images, sparsity=0.3)[0], first)
+    with pytest.raises(ArgumentError, match=r"sparsity: expected one, or one for each of the 2 layers, got \[0\.1\]"):
+        network.infer(images, sparsity=[0.1])
+
+
 def test_an_atom_is_what_a_spike_adds_to_the_picture() -> None:
     network = network_of()
     torch.testing.assert_close(network.atoms(0), network.layers[0].weight.data)

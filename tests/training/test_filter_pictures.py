@@ -38,3 +38,6 @@ def test_reconstructions_stand_beside_the_picture() -> None:
     maps = network.layers[0].infer(images)
     said = (network.reconstruct(maps, 0)[1, 0] / images[1].abs().max()).clamp(-1, 1)
     np.testing.assert_allclose(layer, said, atol=0.005)
+    upper = network.layers[1].infer(maps, sparsity=0.05)
+    said = (network.reconstruct(upper)[0, 0] / images[0].abs().max()).clamp(-1, 1)
+    np.testing.assert_allclose(sheet[18:38, 72:102].astype(float) / 127.5 - 1, said, atol=0.005)

@@ -127,12 +127,17 @@ class DeconvolutionalLayer(nn.Module):
         return float(power) / math.cos(math.pi * (self.size - 1) / n) ** 2 or 1.0
 
     @torch.no_grad()
-    def infer(self, signal: Tensor, *, steps: int = STEPS, start: Tensor | None = None) -> Tensor:
-        """The sparse maps ``(N, K, H + size - 1, W + size - 1)`` of a signal ``(N, C, H, W)``; ``start``: to go on."""
+    def infer(
+        self, signal: Tensor, *, steps: int = STEPS, start: Tensor | None = None, sparsity: float | None = None
+    ) -> Tensor:
+        """The sparse maps ``(N, K, H + size - 1, W + size - 1)`` of a signal ``(N, C, H, W)``.
+
+        ``start``: maps to go on from. ``sparsity``: another than the layer's own.
+        """
         count, _, height, width = self._checked(signal).shape
         if start is None:
             start = signal.new_zeros(count, self.filters, height + self.size - 1, width + self.size - 1)
-        penalty, curvature = L1(self.sparsity), self.curvature()
+        penalty, curvature = L1(self.sparsity if sparsity is None else sparsity), self.curvature()
         found = []
         for part in (slice(first, first + CHUNK) for first in range(0, count, CHUNK)):
             there = minimize(
@@ -208,11 +213,20 @@ class DeconvolutionalNetwork(nn.Module):
             "fan_in": fan_in,
         }
 
-    def infer(self, images: Tensor, *, steps: int = STEPS) -> list[Tensor]:
-        """The maps of every layer, lowest first: layer l's are ``(N, K_l, H + sum(size - 1), W + sum(size - 1))``."""
+    def infer(
+        self, images: Tensor, *, steps: int = STEPS, sparsity: float | Sequence[float] | None = None
+    ) -> list[Tensor]:
+        """The maps of every layer, lowest first: layer l's are ``(N, K_l, H + sum(size - 1), W + sum(size - 1))``.
+
+        ``sparsity``: others than the layers' own. Filters learn to be arrangements where it is high; by the same
+        filters, a lower one says pictures better.
+        """
+        sparsities = _per_layer(
+            "sparsity", self.options["sparsity"] if sparsity is None else sparsity, len(self.layers)
+        )
         maps: list[Tensor] = []
-        for layer in self.layers:
-            maps.append(layer.infer(maps[-1] if maps else images, steps=steps))
+        for layer, weight in zip(self.layers, sparsities, strict=True):
+            maps.append(layer.infer(maps[-1] if maps else images, steps=steps, sparsity=weight))
         return maps
 
     def reconstruct(self, maps: Tensor, layer: int = -1) -> Tensor:

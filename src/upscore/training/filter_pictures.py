@@ -38,9 +38,13 @@ def filters(network: DeconvolutionalNetwork, layer: int, *, columns: int = 8, ce
 
 @torch.no_grad()
 def reconstructions(network: DeconvolutionalNetwork, images: Tensor) -> Image.Image:
-    """A row for each of ``images`` (N, C, H, W): the picture, then what the maps of each layer say it is."""
+    """A row for each of ``images`` (N, C, H, W): the picture, then what the maps of each layer say it is.
+
+    Above the lowest layer, maps are inferred with a quarter of the sparsity that the filters were learned with.
+    """
+    lowest, *upper = network.options["sparsity"]
     shown = [images]
-    for layer, maps in enumerate(network.infer(images)):
+    for layer, maps in enumerate(network.infer(images, sparsity=[lowest, *(each / 4 for each in upper)])):
         shown.append(network.reconstruct(maps, layer))
     count, _, height, width = images.shape
     side = width + _GAP, height + _GAP
