@@ -33,8 +33,8 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostPhases = 16384;
-constexpr i64 kSlack = 16;             // packed weights are read in whole vectors
-constexpr std::size_t kSchedules = 8;  // remembered per plan, by sizes
+constexpr i64 kSlack = 16;              // packed weights are read in whole vectors
+constexpr std::size_t kSchedules = 64;  // remembered
 
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
@@ -157,23 +157,37 @@ class Plan {
     std::shared_ptr<const Schedule> direct;
     std::shared_ptr<const MinimalSchedule> minimal;
   };
-  struct Remembered {
+  // What a schedule depends on.
+  struct Sizes {
+    Layer layer;
+    const Kernels<T>* kernels;
+    Filtering filtering;
     Call call;
     int threads;
-    Schedules plan;
+    bool operator==(const Sizes&) const = default;
   };
+  // Of all plans, since training packs at each step. Never destroyed, as threads may still compute at the end.
+  struct Memory {
+    std::mutex mutex;
+    std::list<std::pair<Sizes, Schedules>> all;  // last used first
+  };
+  static Memory& memory() {
+    static Memory* const one = new Memory;
+    return *one;
+  }
 
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
-  Schedules schedules_of(const Call& call, int threads) {
+  Schedules schedules_of(const Call& call, int threads) const {
+    const Sizes sizes{layer_, kernels_, filtering_, call, threads};
+    auto& [mutex, all] = memory();
     {
-      std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
       if (lock)
-        for (auto at = schedules_.begin(); at != schedules_.end(); ++at)
-          if (at->threads == threads && at->call.batch == call.batch && at->call.in == call.in &&
-              at->call.out == call.out && at->call.lo == call.lo) {
-            schedules_.splice(schedules_.begin(), schedules_, at);
-            return schedules_.front().plan;
+        for (auto at = all.begin(); at != all.end(); ++at)
+          if (at->first == sizes) {
+            all.splice(all.begin(), all, at);
+            return at->second;
           }
     }
     Schedules plan;
@@ -182,10 +196,10 @@ class Plan {
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
     if (!plan.minimal)
       plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
-    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (lock) {
-      schedules_.push_front({call, threads, plan});
-      if (schedules_.size() > kSchedules) schedules_.pop_back();
+      all.emplace_front(sizes, plan);
+      if (all.size() > kSchedules) all.pop_back();
     }
     return plan;
   }
@@ -215,8 +229,6 @@ class Plan {
   std::optional<MinimalPacking> minimal_packing_;
   std::shared_ptr<Buffer<T>> minimal_weights_;
   std::vector<T> bias_;
-  std::mutex mutex_;
-  std::list<Remembered> schedules_;
 };
 
 template <typename T>

@@ -100,8 +100,7 @@ class Execution {
     i64 taps = 0;
     for (auto o = begin; o != end; ++o) {
       const auto at = static_cast<std::size_t>(*o);
-      x_offset[taps++] =
-          (schedule_.window.line_of[at] - source.first_line(r)) * source.line() + schedule_.window.shift_of[at];
+      x_offset[taps++] = (schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at];
     }
     const i64 first_tap = begin - phase.offset_of.begin();
     const i64 columns = r.column_last - r.column_first;
@@ -116,7 +115,7 @@ class Execution {
       p.w = weights + (row * c.taps + first_tap * height) * columns;
       p.w_tap_stride = columns * height;
       p.x_offset = x_offset;
-      p.x_stride = source.lines(r) * source.line();
+      p.x_stride = (r.line_last - r.line_first) * source.line();
       p.taps = taps;
       p.columns = columns;
       p.c_stride = tile_rows * width * (packing_.fused ? 1 : part.strips * schedule_.axis[2].out_step);

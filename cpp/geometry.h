@@ -22,12 +22,14 @@ struct Layer {
   bool transposed = true;
 
   i64 taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+  bool operator==(const Layer&) const = default;
 };
 
 // One call: sizes of input and output, and the crop before.
 struct Call {
   i64 batch = 0;
   Size in{1, 1, 1}, out{1, 1, 1}, lo{0, 0, 0};
+  bool operator==(const Call&) const = default;
 };
 
 // The taps that one residue of one axis uses: kernel index and the input offset it reads. Tap -1 is a

@@ -143,7 +143,7 @@ class Execution {
                                   &runs[static_cast<std::size_t>(line / 4 * count)], count, to, pitch);
         }
       } else {
-        source.fill(x, x_end, plane, {0, packing_.lines, c, c + 1}, copied);
+        source.fill(x, x_end, plane, {0, packing_.lines, c, c + 1, 0, packing_.lines}, copied);
       }
       i64 outer = 1, inner = packing_.lines;
       for (int a = 0; a <= last_axis; ++a) {

@@ -6,12 +6,18 @@ namespace upscore {
 
 void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>& segments) {
   segments.clear();
-  const i64 nx = axis[2].positions, ny = axis[1].positions, nz = axis[0].positions;
-  for (i64 p = first; p < last;) {
-    const i64 row = p / nx, x = p % nx;
-    const i64 length = std::min(nx - x, last - p);
-    segments.push_back({row / (ny * nz), {row / ny % nz, row % ny, x}, length, p - first});
-    p += length;
+  const i64 nx = axis[2].positions, ny = axis[1].positions, nz = axis[0].positions, row = first / nx;
+  Segment s{row / (ny * nz), {row / ny % nz, row % ny, first % nx}, 0, 0};
+  while (first + s.place < last) {
+    s.length = std::min(nx - s.at[2], last - first - s.place);
+    segments.push_back(s);
+    s.place += s.length;
+    s.at[2] = 0;
+    if (++s.at[1] < ny) continue;
+    s.at[1] = 0;
+    if (++s.at[0] < nz) continue;
+    s.at[0] = 0;
+    ++s.batch;
   }
 }
 
@@ -28,20 +34,6 @@ void split_rectangle(const AxisPlan* axis, const Tile& tile, i64 index, i64 lane
     segments.push_back({index / axis[0].positions, {index % axis[0].positions, y + r, x}, length, r * width});
 }
 
-template <typename T>
-i64 PanelSource<T>::first_line(const Reduction& r) const {
-  if (window_.rows > 1) return 0;
-  return r.offset_first < r.offset_last ? window_.line_of[static_cast<std::size_t>(r.offset_first)] : 0;
-}
-
-template <typename T>
-i64 PanelSource<T>::lines(const Reduction& r) const {
-  if (window_.rows > 1) return static_cast<i64>(window_.lines.size());
-  return r.offset_first < r.offset_last
-             ? window_.line_of[static_cast<std::size_t>(r.offset_last - 1)] - first_line(r) + 1
-             : 0;
-}
-
 // Where the inputs of one line are copied from, and where there are none.
 template <typename T>
 void PanelSource<T>::add_line(const Size& offset) {
@@ -53,8 +45,11 @@ void PanelSource<T>::add_line(const Size& offset) {
     const i64 length = window_.by_rows ? line_ : s.length, place = begin_ + s.place;
     const i64 step = axis_[2].in_step, start = s.at[2] * step + offset[2];
     const bool inside = z >= 0 && z < axis_[0].in && y >= 0 && y < axis_[1].in;
-    const i64 skip = inside ? std::clamp<i64>(ceil_div(-start, step), 0, length) : length;
-    const i64 stop = std::clamp<i64>(ceil_div(axis_[2].in - start, step), skip, length);
+    // Most runs lie inside: no divisions then.
+    i64 skip = inside ? 0 : length, stop = length;
+    if (inside && start < 0) skip = std::min(ceil_div(-start, step), length);
+    if (inside && start + (length - 1) * step >= axis_[2].in)
+      stop = std::clamp<i64>(ceil_div(axis_[2].in - start, step), skip, length);
     if (skip > 0) line_runs_.push_back({place, skip, Run::kZeros});
     if (stop > skip)
       line_runs_.push_back({place + skip, stop - skip,
@@ -95,13 +90,12 @@ void PanelSource<T>::merge_runs() {
 
 template <typename T>
 void PanelSource<T>::fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel) {
-  const i64 first = first_line(r), last = first + lines(r);
-  if (first != built_first_ || last != built_last_) {
+  if (r.line_first != built_first_ || r.line_last != built_last_) {
     runs_.clear();
     begin_ = 0;
-    for (i64 l = first; l < last; ++l) add_line(window_.lines[static_cast<std::size_t>(l)]);
-    built_first_ = first;
-    built_last_ = last;
+    for (i64 l = r.line_first; l < r.line_last; ++l) add_line(window_.lines[static_cast<std::size_t>(l)]);
+    built_first_ = r.line_first;
+    built_last_ = r.line_last;
   }
   kernels_.copy_runs(x + r.column_first * channel_stride, x_end, channel_stride, r.column_last - r.column_first,
                      axis_[2].in_step, runs_.data(), static_cast<i64>(runs_.size()), begin_, panel);

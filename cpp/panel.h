@@ -39,8 +39,6 @@ class PanelSource {
   // panel[column - column_first][line of the reduction][width + extra]; `x` points at channel 0 of the group,
   // `x_end` behind the last number of the whole input.
   void fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel);
-  i64 first_line(const Reduction& r) const;
-  i64 lines(const Reduction& r) const;
   i64 line() const { return line_; }
 
  private:

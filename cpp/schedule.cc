@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <sstream>
 
 #include "small_map.h"
@@ -71,31 +72,33 @@ class Scheduler {
         }
   }
 
-  template <typename Visit>
-  void each_tap(std::size_t z, std::size_t y, std::size_t x, Visit&& visit) const {
-    for (i64 oz : s_.axis[0].phases[z].offset)
-      for (i64 oy : s_.axis[1].phases[y].offset)
-        for (i64 ox : s_.axis[2].phases[x].offset) visit(Size{oz, oy, ox});
-  }
-
-  // The distinct offsets in the order in which every phase's taps come: falling for a transposed layer.
+  // The distinct offsets in the order in which every phase's taps come: falling for a transposed layer. Phases and
+  // taps are those of each axis, combined, and so is the window.
   void find_offsets() {
     const i64 sign = layer_.transposed ? -1 : 1;
-    auto key = [sign](const Size& o) { return Size{sign * o[0], sign * o[1], sign * o[2]}; };
-    std::map<Size, i64> index;
-    each_phase([&](std::size_t z, std::size_t y, std::size_t x) {
-      each_tap(z, y, x, [&](const Size& o) {
-        index.emplace(key(o), 0);
-        ++taps_;
-      });
-    });
-    for (auto& [offset, place] : index) {
-      place = static_cast<i64>(offsets_.size());
-      offsets_.push_back(key(offset));
+    std::vector<i64> values[kAxes];
+    for (std::size_t a = 0; a < kAxes; ++a) {
+      for (const AxisPhase& phase : s_.axis[a].phases)
+        values[a].insert(values[a].end(), phase.offset.begin(), phase.offset.end());
+      std::sort(values[a].begin(), values[a].end(), [sign](i64 p, i64 q) { return sign * p < sign * q; });
+      values[a].erase(std::unique(values[a].begin(), values[a].end()), values[a].end());
     }
+    auto place = [&](std::size_t a, i64 offset) {
+      const auto at = std::lower_bound(values[a].begin(), values[a].end(), offset,
+                                       [sign](i64 p, i64 q) { return sign * p < sign * q; });
+      return at - values[a].begin();
+    };
+    const i64 down = static_cast<i64>(values[1].size()), across = static_cast<i64>(values[2].size());
+    for (i64 z : values[0])
+      for (i64 y : values[1])
+        for (i64 x : values[2]) offsets_.push_back({z, y, x});
     each_phase([&](std::size_t z, std::size_t y, std::size_t x) {
       PhaseTaps phase;
-      each_tap(z, y, x, [&](const Size& o) { phase.offset_of.push_back(index[key(o)]); });
+      for (i64 oz : s_.axis[0].phases[z].offset)
+        for (i64 oy : s_.axis[1].phases[y].offset)
+          for (i64 ox : s_.axis[2].phases[x].offset)
+            phase.offset_of.push_back((place(0, oz) * down + place(1, oy)) * across + place(2, ox));
+      taps_ += static_cast<i64>(phase.offset_of.size());
       if (!packing_.fused && layer_.transposed) {
         const i64 at[kAxes] = {static_cast<i64>(z), static_cast<i64>(y), static_cast<i64>(x)};
         for (std::size_t a = 0; a < kAxes; ++a) {
@@ -131,8 +134,10 @@ class Scheduler {
   // Cycles per useful vector of positions and input channel.
   double cost(i64 vectors, double used_vectors, double copied_vectors) const {
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
+    const i64 step = s_.axis[2].in_step;
+    const double strided = step == 1 ? 0 : static_cast<double>(std::min(step, lanes_));
     return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
-            kCopy * copied_vectors + kTask / static_cast<double>(layer_.cols)) /
+            (kCopy + strided) * copied_vectors + kTask / static_cast<double>(layer_.cols)) /
            used_vectors;
   }
 
@@ -160,7 +165,6 @@ class Scheduler {
     s_.window = plain_window(offsets_);
 
     // A rectangle of rows, which copies the inputs once per line.
-    if (s_.axis[2].in_step != 1) return;
     i64 best_rows = 0, best_wide = 0;
     const auto [low, high] =
         std::minmax_element(offsets_.begin(), offsets_.end(), [](const Size& a, const Size& b) { return a[1] < b[1]; });
@@ -168,12 +172,11 @@ class Scheduler {
     for (i64 across = ceil_div(row_vectors, most); across <= row_vectors; ++across) {
       const i64 wide = ceil_div(row_vectors, across);
       for (i64 rows = 1; rows * wide <= most && rows <= column; ++rows) {
-        if (rows > 1 &&
-            (static_cast<i64>(offsets_.size()) > Limits::offsets || height > kTallWindow || s_.axis[1].in_step != 1))
-          break;
-        const Window window = row_window(offsets_, rows);
+        if (rows > 1 && (static_cast<i64>(offsets_.size()) > Limits::offsets || height > kTallWindow)) break;
+        const Window window = row_window(offsets_, rows, s_.axis);
         const i64 lines = static_cast<i64>(window.lines.size());
-        if (!panel_fits(rows > 1 ? lines : std::min(lines, places_), wide * lanes_ + window.extra)) break;
+        const i64 at_once = rows > 1 ? lines : std::min(lines, places_ + 2 * (s_.axis[2].in_step - 1));
+        if (!panel_fits(at_once, wide * lanes_ + window.extra)) break;
         const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
         const i64 tiles = down * across_now * (s_.positions / (row * column));
         if (tiles * layer_.groups < enough_ && rows * wide > widest) break;
@@ -188,22 +191,21 @@ class Scheduler {
       if (across > 64) break;
     }
     if (best_rows == 0) return;
-    s_.window = row_window(offsets_, best_rows);
+    s_.window = row_window(offsets_, best_rows, s_.axis);
     s_.tile = {best_wide * lanes_, best_rows, 0, ceil_div(row, best_wide * lanes_), ceil_div(column, best_rows)};
     s_.tile.count = s_.tile.per_row * s_.tile.per_column * (s_.positions / (row * column));
   }
 
   void cut_reductions() {
     const i64 window = static_cast<i64>(offsets_.size());
-    for (i64 c = 0; c < layer_.cols; c += packing_.columns)
-      for (i64 o = 0; o < std::max<i64>(window, 1); o += places_)
-        s_.reductions.push_back({o, std::min(o + places_, window), c, std::min(c + packing_.columns, layer_.cols)});
     lines_ = 1;
-    for (const Reduction& r : s_.reductions)
-      if (r.offset_last > r.offset_first)
-        lines_ = std::max(lines_, s_.window.line_of[static_cast<std::size_t>(r.offset_last - 1)] -
-                                      s_.window.line_of[static_cast<std::size_t>(r.offset_first)] + 1);
-    if (s_.window.rows > 1) lines_ = static_cast<i64>(s_.window.lines.size());
+    for (i64 c = 0; c < layer_.cols; c += packing_.columns)
+      for (i64 o = 0; o < std::max<i64>(window, 1); o += places_) {
+        const i64 end = std::min(o + places_, window);
+        const auto [first, last] = s_.window.lines_of(o, end);
+        s_.reductions.push_back({o, end, c, std::min(c + packing_.columns, layer_.cols), first, last});
+        lines_ = std::max(lines_, last - first);
+      }
   }
 
   // The sums of a task hold some channels times some strips; a strip is all phases of the last axis for one
@@ -270,34 +272,52 @@ Window plain_window(std::vector<Size> offsets) {
   return w;
 }
 
-Window row_window(std::vector<Size> offsets, i64 rows) {
+Window row_window(std::vector<Size> offsets, i64 rows, const AxisPlan* axis) {
   Window w;
   w.by_rows = true;
   w.rows = rows;
   if (offsets.empty()) return w;
-  Size low = offsets[0], high = offsets[0];
-  for (const Size& o : offsets)
-    for (std::size_t a = 0; a < kAxes; ++a) {
-      low[a] = std::min(low[a], o[a]);
-      high[a] = std::max(high[a], o[a]);
-    }
-  w.extra = high[2] - low[2];
-  std::map<i64, i64> plane;  // several rows: where the lines of a depth begin, one for every row it can need
+  const i64 down = axis[1].in_step, across = axis[2].in_step;
+  auto residue = [](i64 offset, i64 step) { return offset - floor_div(offset, step) * step; };
+  i64 low = floor_div(offsets[0][2], across), high = low;
+  std::map<i64, std::pair<i64, i64>> reach;  // per residue of the rows, the first and last that are read
   for (const Size& o : offsets) {
-    if (rows == 1) {
-      if (w.lines.empty() || w.lines.back()[0] != o[0] || w.lines.back()[1] != o[1])
-        w.lines.push_back({o[0], o[1], low[2]});
-      w.line_of.push_back(static_cast<i64>(w.lines.size()) - 1);
-    } else {
-      const auto [at, fresh] = plane.emplace(o[0], static_cast<i64>(w.lines.size()));
-      if (fresh)
-        for (i64 y = low[1]; y < high[1] + rows; ++y) w.lines.push_back({o[0], y, low[2]});
-      w.line_of.push_back(at->second + o[1] - low[1]);
+    low = std::min(low, floor_div(o[2], across));
+    high = std::max(high, floor_div(o[2], across));
+    auto& [first, last] = reach.emplace(residue(o[1], down), std::pair(o[1], o[1])).first->second;
+    first = std::min(first, o[1]);
+    last = std::max(last, o[1]);
+  }
+  w.extra = high - low;
+  std::map<Size, i64> index;  // of lines
+  if (rows > 1) {
+    // All that any row can read, so that the row below finds its own one line further on.
+    std::set<Size> blocks;
+    for (const Size& o : offsets) blocks.insert({o[0], residue(o[1], down), residue(o[2], across)});
+    for (const Size& block : blocks) {
+      const auto [first, last] = reach[block[1]];
+      for (i64 y = first; y < last + rows * down; y += down) {
+        index[{block[0], y, block[2]}] = static_cast<i64>(w.lines.size());
+        w.lines.push_back({block[0], y, low * across + block[2]});
+      }
     }
-    w.shift_of.push_back(o[2] - low[2]);
+  }
+  for (const Size& o : offsets) {
+    const i64 x = residue(o[2], across);
+    const auto [at, fresh] = index.emplace(Size{o[0], o[1], x}, static_cast<i64>(w.lines.size()));
+    if (fresh) w.lines.push_back({o[0], o[1], low * across + x});
+    w.line_of.push_back(at->second);
+    w.shift_of.push_back(floor_div(o[2], across) - low);
   }
   w.offsets = std::move(offsets);
   return w;
+}
+
+std::pair<i64, i64> Window::lines_of(i64 offset_first, i64 offset_last) const {
+  if (rows > 1) return {0, static_cast<i64>(lines.size())};
+  if (offset_first >= offset_last) return {0, 0};
+  const auto [low, high] = std::minmax_element(line_of.begin() + offset_first, line_of.begin() + offset_last);
+  return {*low, *high + 1};
 }
 
 Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target) {

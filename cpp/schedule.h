@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plan.h"
@@ -14,11 +15,12 @@ namespace upscore {
 struct Reduction {
   i64 offset_first, offset_last;  // into Window::offsets
   i64 column_first, column_last;
+  i64 line_first, line_last;  // into Window::lines: where those offsets are
 };
 
 // The window as a panel holds it. A line is a copy of the inputs under a tile at one offset.
-// By rows: a tile is a rectangle of `rows` rows; offsets that differ along the last axis alone share a line,
-// which is `extra` longer than the tile and read at a shift; row r reads r lines further on.
+// By rows: a tile is a rectangle of `rows` rows; offsets that differ by whole steps along the last axis alone share a
+// line, which is `extra` longer than the tile and read at a shift; row r reads r lines further on.
 // Otherwise a tile runs on across the ends of rows, and every offset has a line of its own.
 struct Window {
   std::vector<Size> offsets;  // distinct input offsets, in the order of the taps
@@ -27,10 +29,13 @@ struct Window {
   bool by_rows = false;
   i64 rows = 1;
   i64 extra = 0;
+
+  // The lines [first, last) that a range of offsets reads.
+  std::pair<i64, i64> lines_of(i64 offset_first, i64 offset_last) const;
 };
 
 Window plain_window(std::vector<Size> offsets);
-Window row_window(std::vector<Size> offsets, i64 rows);
+Window row_window(std::vector<Size> offsets, i64 rows, const AxisPlan* axis);
 
 struct PhaseTaps {
   i64 packed_class = 0;        // which PhaseClass of the packing

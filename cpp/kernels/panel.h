@@ -22,6 +22,42 @@ inline Vector<T> third_lanes(Vector<T> a, Vector<T> b, Vector<T> c, std::integer
   return __builtin_shuffle(__builtin_shuffle(a, b, from_a_and_b), c, then_c);
 }
 
+// dst[i] = src[i*S] for i < length, in whole vectors.
+template <typename T, int S, int... I>
+inline void pick_every(const T* src, i64 length, T* dst, std::integer_sequence<int, I...>) {
+  constexpr int L = kLanes<T>;
+  constexpr Index<T> at = {(I * S % L)...};
+  constexpr Index<T> from = {(I * S / L)...};
+  for (i64 i = 0; i < length; i += L, src += S * L) {
+    Vector<T> out = __builtin_shuffle(load(src), at);
+    for (int v = 1; v < S; ++v) out = from == v ? __builtin_shuffle(load(src + v * L), at) : out;
+    store(dst + i, out);
+  }
+}
+
+template <typename T>
+inline void copy_every(const T* src, i64 step, i64 length, T* dst) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  switch (step) {
+    case 2:
+      for (i64 i = 0; i < length; i += kLanes<T>)
+        store(dst + i, even_lanes<T>(load(src + 2 * i), load(src + 2 * i + kLanes<T>), lanes));
+      return;
+    case 3:
+      return pick_every<T, 3>(src, length, dst, lanes);
+    case 4:
+      return pick_every<T, 4>(src, length, dst, lanes);
+    case 5:
+      return pick_every<T, 5>(src, length, dst, lanes);
+    case 6:
+      return pick_every<T, 6>(src, length, dst, lanes);
+    case 8:
+      return pick_every<T, 8>(src, length, dst, lanes);
+    default:
+      for (i64 i = 0; i < length; ++i) dst[i] = src[i * step];
+  }
+}
+
 constexpr i64 kPrefetchColumns = 4;
 
 // Whole vectors are copied where a run ends inside one; the next run, or the next column, writes over the excess.
@@ -49,14 +85,8 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
           __builtin_prefetch(from + ahead + i);
           store(to + i, load(from + i));
         }
-      } else if (step == 2 && 2 * whole <= x_end - from) {
-        for (i64 i = 0; i < whole; i += L)
-          store(to + i,
-                even_lanes<T>(load(from + 2 * i), load(from + 2 * i + L), std::make_integer_sequence<int, L>{}));
-      } else if (step == 3 && 3 * whole <= x_end - from) {
-        for (i64 i = 0; i < whole; i += L)
-          store(to + i, third_lanes<T>(load(from + 3 * i), load(from + 3 * i + L), load(from + 3 * i + 2 * L),
-                                       std::make_integer_sequence<int, L>{}));
+      } else if (step > 1 && step * whole <= x_end - from) {
+        copy_every(from, step, run->length, to);
       } else {
         for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
       }
