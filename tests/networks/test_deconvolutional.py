@@ -132,6 +132,8 @@ def test_another_sparsity_can_be_asked_for() -> None:
     torch.testing.assert_close([first, second], other.infer(images))
     assert (second != 0).sum() > (network.infer(images)[1] != 0).sum()
     torch.testing.assert_close(network.infer(images, sparsity=0.3)[0], first)
+    network.layers[1].sparsity = 0.02
+    torch.testing.assert_close(network.infer(images)[1], second)
     with pytest.raises(ArgumentError, match=r"sparsity: expected one, or one for each of the 2 layers, got \[0\.1\]"):
         network.infer(images, sparsity=[0.1])
 

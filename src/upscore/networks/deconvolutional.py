@@ -221,9 +221,8 @@ class DeconvolutionalNetwork(nn.Module):
         ``sparsity``: others than the layers' own. Filters learn to be arrangements where it is high; by the same
         filters, a lower one says pictures better.
         """
-        sparsities = _per_layer(
-            "sparsity", self.options["sparsity"] if sparsity is None else sparsity, len(self.layers)
-        )
+        own = [layer.sparsity for layer in self.layers]
+        sparsities = own if sparsity is None else _per_layer("sparsity", sparsity, len(own))
         maps: list[Tensor] = []
         for layer, weight in zip(self.layers, sparsities, strict=True):
             maps.append(layer.infer(maps[-1] if maps else images, steps=steps, sparsity=weight))

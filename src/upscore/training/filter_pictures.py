@@ -42,7 +42,7 @@ def reconstructions(network: DeconvolutionalNetwork, images: Tensor) -> Image.Im
 
     Above the lowest layer, maps are inferred with a quarter of the sparsity that the filters were learned with.
     """
-    lowest, *upper = network.options["sparsity"]
+    lowest, *upper = (layer.sparsity for layer in network.layers)
     shown = [images]
     for layer, maps in enumerate(network.infer(images, sparsity=[lowest, *(each / 4 for each in upper)])):
         shown.append(network.reconstruct(maps, layer))
