@@ -82,15 +82,50 @@ class Execution {
     for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
       const Reduction& r = schedule_.reductions[i];
       source.fill(x_ + part.group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane, r, panel);
+      const bool last = i + 1 == schedule_.reductions.size();
+      thread_local std::vector<T*> outputs;
+      if (last && find_outputs(segments, outputs)) {
+        multiply(source, 0, part, r, i > 0, width, rows, panel, sums, outputs.data());
+        return;
+      }
       for (i64 phase = 0; phase < phases; ++phase)
         multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * rows * width);
     }
     write(segments, part, rows * width, sums, sums + schedule_.sums);
   }
 
-  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused).
+  // If pairs of rows of products are rows of the output, whole vectors of them, they need not wait in memory until they
+  // are put together: where each vector of positions goes, for the first channel and phase.
+  bool find_outputs(const std::vector<Segment>& segments, std::vector<T*>& outputs) const {
+    const AxisPlan* axis = schedule_.axis;
+    if (!packing_.fused || axis[2].out_step != 2 || packing_.tile_rows % 2 != 0) return false;
+    if (schedule_.writing.stream && !on_vectors(axis[2])) return false;
+    outputs.clear();
+    for (const Segment& s : segments) {
+      if (s.place % target_.lanes != 0 || s.length % target_.lanes != 0) return false;
+      Size first;
+      for (std::size_t a = 0; a < kAxes; ++a) {
+        first[a] = axis[a].base + s.at[a] * axis[a].out_step;
+        if (first[a] < 0 || first[a] + (a == 2 ? s.length : 1) * axis[a].out_step > axis[a].out) return false;
+      }
+      const i64 plane = axis[0].out * axis[1].out * axis[2].out;
+      T* row = y_ + s.batch * layer_.groups * layer_.rows * plane + (first[0] * axis[1].out + first[1]) * axis[2].out +
+               first[2];
+      for (i64 i = 0; i < s.length; i += target_.lanes) outputs.push_back(row + 2 * i);
+    }
+    return true;
+  }
+
+  // Whether rows of the output begin where vectors do.
+  bool on_vectors(const AxisPlan& axis) const {
+    return axis.out % target_.lanes == 0 && axis.base % target_.lanes == 0 &&
+           reinterpret_cast<std::uintptr_t>(y_) % (static_cast<std::size_t>(target_.lanes) * sizeof(T)) == 0;
+  }
+
+  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused). With `outputs` they are
+  // written there instead.
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
-                i64 width, i64 tile_rows, const T* panel, T* sums) {
+                i64 width, i64 tile_rows, const T* panel, T* sums, T* const* outputs = nullptr) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -132,10 +167,29 @@ class Execution {
               static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2 : std::min<i64>(left, widest));
           p.x = panel + r * source.line() + v * p.x_vector;
           p.c = to_sums + r * width + v * target_.lanes;
-          kernels_.product[height][n](p);
+          if (outputs)
+            kernels_.product_pairs[height][n](p, output_rows(outputs + r * vectors + v, part.group, row, height));
+          else
+            kernels_.product[height][n](p);
           v += n;
         }
     }
+  }
+
+  // Where the rows of a fused product belong.
+  OutputRows<T> output_rows(T* const* vector, i64 group, i64 row, int height) const {
+    const AxisPlan* axis = schedule_.axis;
+    const i64 plane = axis[0].out * axis[1].out * axis[2].out, strips = packing_.phases / 2;
+    OutputRows<T> out;
+    out.vector = vector;
+    out.past_caches = schedule_.writing.stream;
+    for (int pair = 0; pair < height / 2; ++pair) {
+      const i64 index = row / 2 + pair, channel = group * layer_.rows + index / strips, strip = index % strips;
+      out.row[pair] =
+          channel * plane + (strip / axis[1].out_step * axis[1].out + strip % axis[1].out_step) * axis[2].out;
+      out.bias[pair] = bias_ ? bias_[channel] : T(0);
+    }
+    return out;
   }
 
   void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {

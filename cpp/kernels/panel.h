@@ -131,18 +131,7 @@ void stream(const T* src, i64 length, T* dst) {
   constexpr int L = kLanes<T>;
   i64 i = 0;
   for (; i < length && reinterpret_cast<std::uintptr_t>(dst + i) % sizeof(Vector<T>) != 0; ++i) dst[i] = src[i];
-#if defined(__x86_64__)
-  for (; i + L <= length; i += L) {
-    const Vector<T> v = load(src + i);
-#if defined(__AVX512F__)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(dst + i), reinterpret_cast<__m512i>(v));
-#elif defined(__AVX2__)
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(dst + i), reinterpret_cast<__m256i>(v));
-#else
-    _mm_stream_si128(reinterpret_cast<__m128i*>(dst + i), reinterpret_cast<__m128i>(v));
-#endif
-  }
-#endif
+  for (; i + L <= length; i += L) store_past_caches(dst + i, load(src + i));
   for (; i < length; ++i) dst[i] = src[i];
 }
 
