@@ -166,6 +166,23 @@ def test_minimal_filtering_of_small_integers_is_exact(name):
     np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
 
 
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_spreads_nan_less_than_three_strides(name):
+    rng = np.random.default_rng(5)
+    x, w, _, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
+    size = geometry.output_size(x.shape[2:])
+    clean = packed.run(x, geometry, size)
+    at = tuple(n // 2 for n in x.shape[2:])
+    x[(1, 5, *at)] = np.nan
+    y = packed.run(x, geometry, size)
+    assert np.isnan(y).any()
+    near = np.zeros(y.shape, bool)
+    ranges = zip(at, geometry.kernel, geometry.stride, geometry.crop, strict=True)
+    box = [slice(max(0, i * s - lo - 3 * s + 1), i * s - lo + k + 3 * s - 1) for i, k, s, (lo, _) in ranges]
+    near[(1, slice(None), *box)] = True
+    np.testing.assert_array_equal(y[~near], clean[~near])
+
+
 def test_minimal_filtering_not_for_tiny_maps():
     geometry = Geometry((4, 4), 2, crop=1)
     w = np.ones((64, 64, 4, 4), np.float32)
