@@ -169,7 +169,7 @@ def test_minimal_filtering_of_small_integers_is_exact(name):
 @pytest.mark.parametrize("name", FILTERED)
 def test_minimal_filtering_spreads_nan_less_than_three_strides(name):
     rng = np.random.default_rng(5)
-    x, w, _, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
+    x, _, _, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
     size = geometry.output_size(x.shape[2:])
     clean = packed.run(x, geometry, size)
     at = tuple(n // 2 for n in x.shape[2:])
