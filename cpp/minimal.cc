@@ -18,7 +18,7 @@ template <typename T>
 void transform_weights(const MinimalPacking& p, T* at) {
   // In place, an axis at a time; `at` is [window z][window y][window x] and becomes [lines z][lines y][lines x].
   i64 size[kAxes] = {p.axis[0].window, p.axis[1].window, p.axis[2].window};
-  T in[64];
+  T in[kMostLines];
   for (std::size_t a = 0; a < kAxes; ++a) {
     if (!p.axis[a].filtered) continue;
     i64 outer = 1, inner = 1;
@@ -81,6 +81,16 @@ class Execution {
       const Line l = split_line(packing, line);
       place_.push_back(l.point * packing.taps + l.tap);
     }
+    const AxisPlan* axis = schedule.axis;
+    row_of_ = {axis[1].out_step * axis[2].out_step, axis[2].out_step, 1};
+    for (std::size_t a = 0; a < kAxes; ++a)
+      if (packing.axis[a].filtered) filtered_.push_back(a);
+    for (std::size_t a = 0; a < filtered_.back(); ++a) {
+      std::vector<i64> next;
+      for (i64 row : outputs_before_)
+        for (i64 k = 0; k < packing.axis[a].outputs(); ++k) next.push_back(row + k * layer.stride[a] * row_of_[a]);
+      outputs_before_ = std::move(next);
+    }
   }
 
   void run() {
@@ -112,7 +122,7 @@ class Execution {
       const i64 rows = std::min(s_.chunk, last_row - row);
       multiply(group, row, rows, width, inputs, products);
       for (i64 r = 0; r < rows; ++r) {
-        transform_back(r, rows, width, products, zeros, sums);
+        transform_back(r, rows, width, products, zeros, copied, sums);
         const i64 channel = group * layer_.rows + row + r;
         writer.write(s_.axis, segments, 0, strips, sums, width, bias_ ? bias_[channel] : T(0), y_ + channel * plane,
                      layer_.groups * layer_.rows * plane);
@@ -129,9 +139,9 @@ class Execution {
     const i64 line_pitch = rows ? width + target_.lanes : width;  // rows are written in whole vectors
     std::vector<TileRun> runs;
     if (rows) find_runs(segments, channels * plane, runs);
-    int last_axis = -1;
-    for (int a = 0; a < (rows ? 2 : 3); ++a)
-      if (packing_.axis[a].filtered) last_axis = a;
+    int last_axis = -1;  // that is left
+    for (std::size_t a : filtered_)
+      if (a < 2 || !rows) last_axis = static_cast<int>(a);
     for (i64 c = 0; c < layer_.cols; ++c) {
       if (rows) {
         const i64 count = static_cast<i64>(segments.size());
@@ -192,7 +202,7 @@ class Execution {
 
   // products[point][row of the chunk][position]
   void multiply(i64 group, i64 row, i64 rows, i64 width, const T* inputs, T* products) {
-    i64 x_offset[64];
+    i64 x_offset[kMostLines];
     for (i64 tap = 0; tap < packing_.taps; ++tap) x_offset[tap] = tap * plane_pitch(width);
     for (i64 point = 0; point < packing_.points; ++point) {
       const i64 before = packing_.before[static_cast<std::size_t>(point)];
@@ -233,59 +243,37 @@ class Execution {
   }
 
   // The products of one channel to its outputs: sums[phase of the stretched stride][position].
-  void transform_back(i64 r, i64 rows, i64 width, const T* products, const T* zeros, T* sums) {
-    const i64 step[kAxes] = {s_.axis[0].out_step, s_.axis[1].out_step, s_.axis[2].out_step};
-    int last_axis = 0;
-    for (int a = 0; a < kAxes; ++a)
-      if (packing_.axis[a].filtered) last_axis = a;
-    T* spare = const_cast<T*>(zeros) + s_.width;  // where inputs were copied
+  void transform_back(i64 r, i64 rows, i64 width, const T* products, const T* zeros, T* spare, T* sums) const {
     for (i64 phase = 0; phase < packing_.phases; ++phase) {
-      const T* from[64];
+      const T* from[kMostLines];
       for (i64 point = 0; point < packing_.points; ++point) {
         const auto at = static_cast<std::size_t>(point);
         const i64 rank = packing_.rank[static_cast<std::size_t>(point * packing_.phases + phase)];
         const i64 before = packing_.before[at], phases = packing_.before[at + 1] - before;
         from[point] = rank < 0 ? zeros : products + (before * rows + r * phases + rank) * width;
       }
-      const i64 px = phase % layer_.stride[2], py = phase / layer_.stride[2] % layer_.stride[1],
-                pz = phase / (layer_.stride[2] * layer_.stride[1]);
-      T* to = sums + ((pz * step[1] + py) * step[2] + px) * width;
-      i64 outer = 1, inner = packing_.points;
+      const i64 px = phase % layer_.stride[2], py = phase / layer_.stride[2] % layer_.stride[1];
+      const i64 pz = phase / (layer_.stride[2] * layer_.stride[1]);
+      T* to = sums + (pz * row_of_[0] + py * row_of_[1] + px * row_of_[2]) * width;
       T* next = spare;
-      for (int a = 0; a <= last_axis; ++a) {
-        const MinimalAxis& axis = packing_.axis[a];
-        if (!axis.filtered) continue;
+      i64 outer = 1, inner = packing_.points;
+      for (std::size_t a : filtered_) {
+        const bool last = a == filtered_.back();
+        const i64 outputs = packing_.axis[a].outputs(), pitch = last ? layer_.stride[a] * row_of_[a] : (inner / 4);
         inner /= 4;
-        const i64 outputs = axis.outputs();
-        const T* result[64];
+        const T* result[kMostLines];
         for (i64 o = 0; o < outer; ++o)
           for (i64 i = 0; i < inner; ++i) {
             const T* four[4];
             for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + i];
-            T* dst;
-            i64 pitch;
-            if (a < last_axis) {
-              dst = next + (o * outputs * inner + i) * width;
-              pitch = inner * width;
-              for (i64 k = 0; k < outputs; ++k) result[(o * outputs + k) * inner + i] = dst + k * pitch;
-            } else {
-              // `o` counts the outputs of the axes before this one.
-              i64 place = 0, rest = o, scale[kAxes] = {step[1] * step[2], step[2], 1};
-              for (int b = a - 1; b >= 0; --b) {
-                const i64 many = packing_.axis[b].outputs();
-                place += rest % many * layer_.stride[static_cast<std::size_t>(b)] * scale[b];
-                rest /= many;
-              }
-              dst = to + place * width;
-              pitch = layer_.stride[static_cast<std::size_t>(a)] * scale[a] * width;
-            }
-            kernels_.transform_sums(four, width, static_cast<int>(outputs), dst, pitch);
+            const i64 first = o * outputs * inner + i;
+            T* dst = last ? to + outputs_before_[static_cast<std::size_t>(o)] * width : next + first * width;
+            kernels_.transform_sums(four, width, static_cast<int>(outputs), dst, pitch * width);
+            for (i64 k = 0; k < outputs && !last; ++k) result[first + k * inner] = dst + k * pitch * width;
           }
-        if (a < last_axis) {
-          std::copy_n(result, outer * outputs * inner, from);
-          next += outer * outputs * inner * width;
-        }
         outer *= outputs;
+        if (!last) std::copy_n(result, outer * inner, from);
+        next += outer * inner * width;
       }
     }
   }
@@ -298,7 +286,10 @@ class Execution {
   const Target target_;
   const T *packed_, *bias_, *x_;
   T* y_;
-  std::vector<i64> place_;  // per line, its place in the inputs: point and tap
+  std::vector<i64> place_;                 // per line, its place in the inputs: point and tap
+  std::vector<std::size_t> filtered_;      // axes
+  Size row_of_;                            // rows of sums from one phase of an axis to the next
+  std::vector<i64> outputs_before_ = {0};  // rows of sums of the outputs of the axes before the last filtered one
 };
 
 }  // namespace
@@ -317,7 +308,7 @@ void pack_minimal(const Layer& layer, const MinimalPacking& p, const Target& tar
       for (i64 channel = block; channel < last; ++channel)
         for (i64 phase = 0; phase < p.phases; ++phase) {
           const T* from = w + ((group * layer.cols + column) * layer.rows + channel) * kernel;
-          T u[64];
+          T u[kMostLines];
           for (i64 i = 0; i < window; ++i) {
             const i64 tap = p.tap[static_cast<std::size_t>(phase * window + i)];
             u[i] = tap < 0 ? T(0) : from[tap];

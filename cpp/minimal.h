@@ -14,6 +14,8 @@
 
 namespace upscore {
 
+constexpr i64 kMostLines = 64;  // inputs of a set of outputs
+
 struct MinimalAxis {
   i64 window = 1;         // inputs that the phases read
   bool filtered = false;  // four points; otherwise its taps are summed as they are

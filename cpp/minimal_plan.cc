@@ -8,7 +8,7 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kMostLines = 64, kMostPhases = 256, kMostVectors = 6;
+constexpr i64 kMostPhases = 256, kMostVectors = 6;
 constexpr i64 kInputBytes = 1024 << 10;   // transformed inputs of a tile, all channels
 constexpr i64 kProductBytes = 448 << 10;  // products of a chunk of channels
 constexpr i64 kSumBytes = 256 << 10;      // outputs of one channel
