@@ -130,7 +130,9 @@ class Execution {
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
     const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
-    if (begin == end && accumulate) return;
+    const bool hollow = !schedule_.writing.hollow.empty() &&
+                        schedule_.writing.hollow[static_cast<std::size_t>(phase_index / schedule_.axis[2].out_step)];
+    if (begin == end && (accumulate || hollow)) return;
     i64 x_offset[Limits::offsets];
     i64 taps = 0;
     for (auto o = begin; o != end; ++o) {

@@ -34,7 +34,10 @@ class PanelSource {
         segments_(segments),
         batch_stride_(batch_stride),
         width_(width),
-        line_(width + window.extra) {}
+        line_(width + window.extra) {
+    runs_.reserve(kRuns);
+    line_runs_.reserve(kRuns);
+  }
 
   // panel[column - column_first][line of the reduction][width + extra]; `x` points at channel 0 of the group,
   // `x_end` behind the last number of the whole input.
@@ -42,6 +45,8 @@ class PanelSource {
   i64 line() const { return line_; }
 
  private:
+  static constexpr std::size_t kRuns = 64;
+
   void add_line(const Size& offset);
   void merge_runs();
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/kernels.h"
+
 namespace upscore {
 namespace {
 
@@ -31,7 +33,7 @@ bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
 
 }  // namespace
 
-int Target::vectors(int rows) const { return std::min(6, registers / rows); }
+int Target::vectors(int rows) const { return most_vectors(rows, registers); }
 
 Packing plan_packing(const Layer& layer, const Target& target) {
   Packing packing;

@@ -224,6 +224,16 @@ class Scheduler {
     s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
     s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, target_);
+    find_hollow_strips();
+  }
+
+  // A kernel smaller than the stride leaves phases without taps.
+  void find_hollow_strips() {
+    std::vector<char>& hollow = s_.writing.hollow;
+    if (packing_.fused) return;
+    for (auto phase = s_.phases.begin(); phase != s_.phases.end(); phase += step_)
+      hollow.push_back(std::all_of(phase, phase + step_, [](const PhaseTaps& p) { return p.offset_of.empty(); }));
+    if (std::find(hollow.begin(), hollow.end(), 1) == hollow.end()) hollow.clear();
   }
 
   void explain() {

@@ -53,9 +53,10 @@ struct Tile {
 
 // How the rows of an output are written.
 struct Writing {
-  bool staged = false;  // rows are put together before they are written: they are short, or go past the caches
-  bool stream = false;  // past the caches
-  i64 staging = 0;      // scratch for putting together, in numbers
+  bool staged = false;       // rows are put together before they are written: they are short, or go past the caches
+  bool stream = false;       // past the caches
+  i64 staging = 0;           // scratch for putting together, in numbers
+  std::vector<char> hollow;  // if any: the phases of the leading axes that no tap reaches, and so only the bias
 };
 
 // `axis` as the output is written, `channels` of it, in all images.

@@ -29,7 +29,8 @@ class Writer {
         const i64 rz = (first_strip + strip) / steps[1], ry = (first_strip + strip) % steps[1];
         const i64 z = axis[0].base + s.at[0] * steps[0] + rz, y = axis[1].base + s.at[1] * steps[1] + ry;
         if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
-        put(sums + strip * steps[2] * width + s.place, width, steps[2], from, to, bias,
+        const bool hollow = !writing_.hollow.empty() && writing_.hollow[static_cast<std::size_t>(first_strip + strip)];
+        put(hollow ? nullptr : sums + strip * steps[2] * width + s.place, width, steps[2], from, to, bias,
             image + (z * axis[1].out + y) * axis[2].out + x0 + from);
       }
     }
@@ -38,18 +39,25 @@ class Writer {
 
  private:
   void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst) {
-    if (!writing_.staged) return kernels_.interleave(src, pitch, step, from, to, bias, dst, false);
+    if (!writing_.staged) return interleave(src, pitch, step, from, to, bias, dst, false);
     for (i64 e = from; e < to;) {
       if (dst != to_ + length_ || length_ >= room_ - step * kernels_.lanes) {
         flush();
         to_ = dst;
       }
       const i64 end = std::min(to, e + room_ - length_);
-      kernels_.interleave(src, pitch, step, e, end, bias, staging_ + length_, true);
+      interleave(src, pitch, step, e, end, bias, staging_ + length_, true);
       length_ += end - e;
       dst += end - e;
       e = end;
     }
+  }
+
+  void interleave(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst, bool excess) const {
+    if (src)
+      kernels_.interleave(src, pitch, step, from, to, bias, dst, excess);
+    else
+      std::fill_n(dst, to - from, bias);
   }
 
   void flush() {

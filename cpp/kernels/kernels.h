@@ -14,7 +14,12 @@ template <typename T>
 using LaneIndex = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 constexpr int kMaxTileRows = 8;
-constexpr int kMaxTileVectors = 6;
+constexpr int kMaxTileVectors = 12;
+// Additions take four cycles: a single row has enough of them under way with many vectors only.
+constexpr int most_vectors(int rows, int registers) {
+  const int fit = registers / rows, most = rows == 1 ? kMaxTileVectors : kMaxTileVectors / 2;
+  return fit < most ? fit : most;
+}
 
 // c[r][v] (+)= sum over taps and columns of w[tap][column][r] * x[x_offset[tap] + column*x_stride + v*x_vector].
 template <typename T>

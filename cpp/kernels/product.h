@@ -79,7 +79,7 @@ void product_pairs(const Product<T>& p, const OutputRows<T>& out) {
 template <typename T, int MR, int NV>
 void fill_products(Kernels<T>& k) {
   if constexpr (MR <= kMaxTileRows) {
-    if constexpr (NV <= kMaxTileVectors && MR * NV <= UPSCORE_REGISTERS) {
+    if constexpr (NV <= most_vectors(MR, UPSCORE_REGISTERS)) {
       k.product[MR][NV] = product<T, MR, NV>;
       if constexpr (MR % 2 == 0) k.product_pairs[MR][NV] = product_pairs<T, MR, NV>;
       fill_products<T, MR, NV + 1>(k);
