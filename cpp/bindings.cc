@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -48,11 +49,13 @@ void require(bool condition, const char* what) {
 }
 
 // Shapes are (first, second, *axes); fewer than three axes are filled with leading ones.
+// With channels last they are (first, *axes, second).
 template <typename Array>
-Size axes_of(const Array& array) {
+Size axes_of(const Array& array, bool last = false) {
   require(array.ndim() >= 3 && array.ndim() <= 5, "arrays have one to three axes after the first two");
   Size size{1, 1, 1};
-  for (std::size_t d = 2; d < array.ndim(); ++d) size[kAxes - (array.ndim() - d)] = static_cast<i64>(array.shape(d));
+  for (std::size_t d = 2; d < array.ndim(); ++d)
+    size[kAxes - (array.ndim() - d)] = static_cast<i64>(array.shape(last ? d - 1 : d));
   return size;
 }
 template <typename Array>
@@ -111,8 +114,10 @@ class Plan {
     if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_);
   }
 
-  void run(In<T> x, Out<T> y, Size lo, int threads) {
-    const Call call = call_of(x, y, lo);
+  void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
+    const Call call = call_of(x, y, lo, reads_last, writes_last);
+    if (reads_last || writes_last)
+      require(takes_last(call, threads, reads_last, writes_last), "channels last where channels_last says so");
     if (y.size() == 0) return;
     nb::gil_scoped_release release;
     const T* bias = bias_.empty() ? nullptr : bias_.data();
@@ -127,6 +132,14 @@ class Plan {
                       x.data(), y.data());
     else
       execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
+  }
+
+  // Whether this call can read, and whether it can write, channels last.
+  std::pair<bool, bool> channels_last(i64 batch, Size in, Size out, Size lo, int threads) const {
+    if (channelwise_ || phases_of(layer_) > kMostPhases || batch == 0) return {false, false};
+    const Schedules plan = schedules_of({batch, in, out, lo}, threads);
+    if (!plan.direct || plan.direct->small_map) return {false, false};
+    return {true, layer_.rows % target_.lanes == 0};
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
@@ -144,11 +157,17 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
-  Call call_of(const In<T>& x, const Out<T>& y, const Size& lo) const {
-    Call call{dim(x, 0), axes_of(x), axes_of(y), lo};
+  bool takes_last(const Call& call, int threads, bool reads_last, bool writes_last) const {
+    const auto [reads, writes] = channels_last(call.batch, call.in, call.out, call.lo, threads);
+    return (reads || !reads_last) && (writes || !writes_last);
+  }
+
+  Call call_of(const In<T>& x, const Out<T>& y, const Size& lo, bool reads_last, bool writes_last) const {
+    Call call{dim(x, 0), axes_of(x, reads_last), axes_of(y, writes_last), lo, reads_last, writes_last};
     require(dim(x, 0) == dim(y, 0), "input and output have the same batch");
-    require(dim(x, 1) == layer_.groups * layer_.cols, "the input has the layer's channels");
-    require(dim(y, 1) == layer_.groups * layer_.rows, "the output has the layer's channels");
+    require(dim(x, reads_last ? x.ndim() - 1 : 1) == layer_.groups * layer_.cols, "the input has the layer's channels");
+    require(dim(y, writes_last ? y.ndim() - 1 : 1) == layer_.groups * layer_.rows,
+            "the output has the layer's channels");
     return call;
   }
 
@@ -191,7 +210,7 @@ class Plan {
           }
     }
     Schedules plan;
-    if (minimal_packing_)
+    if (minimal_packing_ && !call.reads_last && !call.writes_last)
       if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, packing_, target_, threads, filtering_))
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
     if (!plan.minimal)
@@ -276,7 +295,9 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
       .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering>(), "w"_a, "bias"_a.none(),
            "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a)
-      .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a)
+      .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
+           "writes_last"_a = false)
+      .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);

@@ -72,7 +72,9 @@ class Execution {
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
     const i64 channels = layer_.groups * layer_.cols;
 
-    PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, channels * plane, width);
+    const bool reads_last = call_.reads_last;
+    PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, reads_last ? plane : channels * plane,
+                          width, reads_last ? channels : 1);
     T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.writing.staging));
     T* sums = panel + schedule_.panel;
 
@@ -81,7 +83,8 @@ class Execution {
     const i64 phases = packing_.fused ? 1 : part.strips * step;
     for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
       const Reduction& r = schedule_.reductions[i];
-      source.fill(x_ + part.group * layer_.cols * plane, x_ + call_.batch * channels * plane, plane, r, panel);
+      source.fill(x_ + part.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane, plane,
+                  r, panel);
       const bool last = i + 1 == schedule_.reductions.size();
       thread_local std::vector<T*> outputs;
       if (last && find_outputs(segments, outputs)) {
@@ -91,14 +94,17 @@ class Execution {
       for (i64 phase = 0; phase < phases; ++phase)
         multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * rows * width);
     }
-    write(segments, part, rows * width, sums, sums + schedule_.sums);
+    if (call_.writes_last)
+      write_last(segments, part, rows * width, sums, sums + schedule_.sums);
+    else
+      write(segments, part, rows * width, sums, sums + schedule_.sums);
   }
 
   // If pairs of rows of products are rows of the output, whole vectors of them, they need not wait in memory until they
   // are put together: where each vector of positions goes, for the first channel and phase.
   bool find_outputs(const std::vector<Segment>& segments, std::vector<T*>& outputs) const {
     const AxisPlan* axis = schedule_.axis;
-    if (!packing_.fused || axis[2].out_step != 2 || packing_.tile_rows % 2 != 0) return false;
+    if (call_.writes_last || !packing_.fused || axis[2].out_step != 2 || packing_.tile_rows % 2 != 0) return false;
     if (schedule_.writing.stream && !on_vectors(axis[2])) return false;
     outputs.clear();
     for (const Segment& s : segments) {
@@ -201,6 +207,30 @@ class Execution {
       const i64 channel = part.group * layer_.rows + part.first_row + row;
       writer.write(schedule_.axis, segments, part.first_strip, part.strips, sums + row * part.strips * step * width,
                    width, bias_ ? bias_[channel] : T(0), y_ + channel * plane, layer_.groups * layer_.rows * plane);
+    }
+  }
+
+  // Channels last: whole vectors of channels, which are whole in the schedule too.
+  void write_last(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, const T* sums_end) {
+    const AxisPlan* axis = schedule_.axis;
+    const i64 steps[kAxes] = {axis[0].out_step, axis[1].out_step, axis[2].out_step};
+    const i64 channels = layer_.groups * layer_.rows, channel = part.group * layer_.rows + part.first_row;
+    for (const Segment& s : segments) {
+      const i64 x0 = axis[2].base + s.at[2] * steps[2];
+      const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * steps[2], axis[2].out - x0);
+      for (i64 strip = 0; strip < part.strips; ++strip) {
+        const i64 rz = (part.first_strip + strip) / steps[1], ry = (part.first_strip + strip) % steps[1];
+        const i64 z = axis[0].base + s.at[0] * steps[0] + rz, y = axis[1].base + s.at[1] * steps[1] + ry;
+        if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
+        const i64 row = ((s.batch * axis[0].out + z) * axis[1].out + y) * axis[2].out + x0;
+        for (i64 r = 0; r < steps[2]; ++r) {
+          const i64 first = ceil_div(std::max<i64>(from - r, 0), steps[2]), last = ceil_div(to - r, steps[2]);
+          if (first >= last) continue;
+          kernels_.transpose(sums + (strip * steps[2] + r) * width + s.place + first, sums_end,
+                             part.strips * steps[2] * width, part.rows, last - first, bias_ ? bias_ + channel : nullptr,
+                             y_ + (row + first * steps[2] + r) * channels + channel, steps[2] * channels);
+        }
+      }
     }
   }
 

@@ -29,6 +29,7 @@ struct Layer {
 struct Call {
   i64 batch = 0;
   Size in{1, 1, 1}, out{1, 1, 1}, lo{0, 0, 0};
+  bool reads_last = false, writes_last = false;  // channels last in memory: of the input, of the output
   bool operator==(const Call&) const = default;
 };
 

@@ -136,7 +136,8 @@ class Multiplied final : public WeightGradient<T> {
           std::fill_n(gradient, skip * part.width, T(0));
           std::fill_n(gradient + stop * part.width, (wide() - stop) * part.width, T(0));
           in_.kernels.transpose(in_.grad_y + channel * in_.out_plane() + (z * out[1] + y) * out[2] + x0 + skip, end,
-                                in_.out_plane(), part.rows, stop - skip, gradient + skip * part.width, part.width);
+                                in_.out_plane(), part.rows, stop - skip, nullptr, gradient + skip * part.width,
+                                part.width);
         }
       }
   }

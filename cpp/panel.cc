@@ -97,8 +97,29 @@ void PanelSource<T>::fill(const T* x, const T* x_end, i64 channel_stride, const 
     built_first_ = r.line_first;
     built_last_ = r.line_last;
   }
+  if (pixel_ > 1) return turn_runs(x + r.column_first, x_end, r.column_last - r.column_first, panel);
   kernels_.copy_runs(x + r.column_first * channel_stride, x_end, channel_stride, r.column_last - r.column_first,
                      axis_[2].in_step, runs_.data(), static_cast<i64>(runs_.size()), begin_, panel);
+}
+
+// Of channels-last inputs. Runs are written in whole vectors, and the next ones write over the excess; what would reach
+// into the next column is copied by hand.
+template <typename T>
+void PanelSource<T>::turn_runs(const T* x, const T* x_end, i64 columns, T* panel) const {
+  const i64 pitch = pixel_ * axis_[2].in_step;
+  for (const Run& run : runs_) {
+    T* to = panel + run.place;
+    if (run.source < 0) {
+      for (i64 c = 0; c < columns; ++c) std::fill_n(to + c * begin_, run.length, T(0));
+      continue;
+    }
+    const T* from = x + run.source * pixel_;
+    const i64 lanes = kernels_.lanes, fits = run.place + ceil_div(run.length, lanes) * lanes <= begin_;
+    const i64 whole = fits ? run.length : run.length / lanes * lanes;
+    if (whole > 0) kernels_.transpose(from, x_end, pitch, whole, columns, nullptr, to, begin_);
+    for (i64 c = 0; c < columns; ++c)
+      for (i64 i = whole; i < run.length; ++i) to[c * begin_ + i] = from[i * pitch + c];
+  }
 }
 
 template class PanelSource<float>;

@@ -27,20 +27,22 @@ template <typename T>
 class PanelSource {
  public:
   PanelSource(const AxisPlan* axis, const Window& window, const Kernels<T>& kernels,
-              const std::vector<Segment>& segments, i64 batch_stride, i64 width)
+              const std::vector<Segment>& segments, i64 batch_stride, i64 width, i64 pixel = 1)
       : axis_(axis),
         window_(window),
         kernels_(kernels),
         segments_(segments),
         batch_stride_(batch_stride),
         width_(width),
-        line_(width + window.extra) {
+        line_(width + window.extra),
+        pixel_(pixel) {
     runs_.reserve(kRuns);
     line_runs_.reserve(kRuns);
   }
 
   // panel[column - column_first][line of the reduction][width + extra]; `x` points at channel 0 of the group,
-  // `x_end` behind the last number of the whole input.
+  // `x_end` behind the last number of the whole input. With channels last, `pixel` numbers lie between neighbouring
+  // positions, batch_stride counts positions, and channels lie next to each other.
   void fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel);
   i64 line() const { return line_; }
 
@@ -49,12 +51,13 @@ class PanelSource {
 
   void add_line(const Size& offset);
   void merge_runs();
+  void turn_runs(const T* x, const T* x_end, i64 columns, T* panel) const;
 
   const AxisPlan* axis_;
   const Window& window_;
   const Kernels<T>& kernels_;
   const std::vector<Segment>& segments_;
-  i64 batch_stride_, width_, line_;
+  i64 batch_stride_, width_, line_, pixel_;
   i64 built_first_ = -1, built_last_ = -1, begin_ = 0;
   std::vector<Run> runs_, line_runs_;
 };

@@ -39,7 +39,8 @@ class Scheduler {
     choose_tile();
     cut_reductions();
     const double cycles = cost_ * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
-    s_.small_map = plan_small_map(layer_, call_, packing_, target_, s_, enough_);
+    if (!call_.reads_last && !call_.writes_last)
+      s_.small_map = plan_small_map(layer_, call_, packing_, target_, s_, enough_);
     if (s_.small_map && s_.small_map->cycles < cycles) {
       s_.why = explain_small_map(layer_, target_, s_);
     } else {
@@ -120,6 +121,7 @@ class Scheduler {
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =
         packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
+    if (call_.writes_last) align_ = std::lcm(align_, lanes_);
   }
 
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
@@ -230,7 +232,7 @@ class Scheduler {
   // A kernel smaller than the stride leaves phases without taps.
   void find_hollow_strips() {
     std::vector<char>& hollow = s_.writing.hollow;
-    if (packing_.fused) return;
+    if (packing_.fused || call_.writes_last) return;
     for (auto phase = s_.phases.begin(); phase != s_.phases.end(); phase += step_)
       hollow.push_back(std::all_of(phase, phase + step_, [](const PhaseTaps& p) { return p.offset_of.empty(); }));
     if (std::find(hollow.begin(), hollow.end(), 1) == hollow.end()) hollow.clear();

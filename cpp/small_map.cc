@@ -237,10 +237,11 @@ class SmallMapTask {
     const i64 next = channels_ * plane_;
     input_pitch_ = columns * map_.image_pitch + kernels_.lanes;
     if (map_.image_pitch == 1) {
-      kernels_.transpose(x, x_end_, plane_, columns, plane_, panel_, input_pitch_);
+      kernels_.transpose(x, x_end_, plane_, columns, plane_, nullptr, panel_, input_pitch_);
     } else {
       for (i64 c = 0; c < columns; ++c)
-        kernels_.transpose(x + c * plane_, x_end_, next, images_, plane_, panel_ + c * map_.image_pitch, input_pitch_);
+        kernels_.transpose(x + c * plane_, x_end_, next, images_, plane_, nullptr, panel_ + c * map_.image_pitch,
+                           input_pitch_);
     }
     if (map_.zeros) std::fill_n(panel_ + plane_ * input_pitch_, input_pitch_, T(0));
   }
@@ -311,7 +312,7 @@ class SmallMapTask {
     for (i64 image = 0; image < images_; ++image) {
       const T* from = sums_ + image * map_.outputs * pitch_;
       T* to = y + (image * layer_.groups * layer_.rows + group_ * layer_.rows + first_row_) * map_.outputs;
-      if (whole > 0) kernels_.transpose(from, sums_ + map_.sums, pitch_, whole, rows_, to, map_.outputs);
+      if (whole > 0) kernels_.transpose(from, sums_ + map_.sums, pitch_, whole, rows_, nullptr, to, map_.outputs);
       for (i64 row = 0; row < rows_; ++row)
         for (i64 output = whole; output < map_.outputs; ++output)
           to[row * map_.outputs + output] = from[output * pitch_ + row];

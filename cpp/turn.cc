@@ -23,7 +23,7 @@ void turn(const Kernels<T>& kernels, int threads, i64 batch, i64 rows, i64 colum
     // The kernel writes whole vectors; the rows that do not fill one are turned by hand.
     const i64 whole = first + (last - first) / kernels.lanes * kernels.lanes;
     if (whole > first)
-      kernels.transpose(from + first * columns, src + batch * rows * columns, columns, whole - first, columns,
+      kernels.transpose(from + first * columns, src + batch * rows * columns, columns, whole - first, columns, nullptr,
                         to + first, rows);
     for (i64 c = 0; c < columns; ++c)
       for (i64 r = whole; r < last; ++r) to[c * rows + r] = from[r * columns + c];

@@ -119,8 +119,9 @@ struct Kernels {
   // vectors behind the last may be written (with anything), and as much read behind the sources.
   void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess);
   // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
-  // Nothing at or after src_end is read.
-  void (*transpose)(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch);
+  // Plus bias[c], unless null, for whole vectors of channels. Nothing at or after src_end is read.
+  void (*transpose)(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, const T* bias, T* dst,
+                    i64 dst_pitch);
   // dst[i*dst_pitch + j] = src[i*step + j*spread] for i < positions, j < length. Up to a vector more of each row is
   // read and written.
   void (*unfold)(const T* src, i64 step, i64 spread, i64 positions, i64 length, T* dst, i64 dst_pitch);

@@ -95,22 +95,24 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
 
 // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
 template <typename T>
-void transpose(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, T* dst, i64 dst_pitch) {
+void transpose(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, const T* bias, T* dst,
+               i64 dst_pitch) {
   constexpr int L = kLanes<T>;
   for (i64 c = 0; c < channels; c += L, src += L * src_pitch, dst += L) {
     const i64 count = channels - c < L ? channels - c : L;
+    const Vector<T> added = bias ? load(bias + c) : Vector<T>{};
     // The last block overlaps the one before; a short row is read beyond its end where there is something to read.
     for (i64 i = 0; i < length; i = i + 2 * L <= length || i + L >= length ? i + L : length - L) {
       const i64 rows = length - i < L ? length - i : L;
       if (rows < L && src_end - src < (count - 1) * src_pitch + i + L) {
         for (i64 r = i; r < length; ++r)
-          for (i64 j = 0; j < L; ++j) dst[r * dst_pitch + j] = j < count ? src[j * src_pitch + r] : T(0);
+          for (i64 j = 0; j < L; ++j) dst[r * dst_pitch + j] = (j < count ? src[j * src_pitch + r] : T(0)) + added[j];
         break;
       }
       Vector<T> in[L], out[L];
       for (i64 j = 0; j < L; ++j) in[j] = j < count ? load(src + j * src_pitch + i) : Vector<T>{};
       zip<T, L>(in, out);
-      for (i64 j = 0; j < rows; ++j) store(dst + (i + j) * dst_pitch, out[j]);
+      for (i64 j = 0; j < rows; ++j) store(dst + (i + j) * dst_pitch, out[j] + added);
     }
   }
 }

@@ -108,6 +108,23 @@ class Packed:
             self._plan.run(x, y, _three(tuple(lo for lo, _ in geometry.crop), 0), threads)
         return y
 
+    def run_last(self, x: Array, geometry: Geometry, size: tuple[int, ...], threads: int = 0) -> Array:
+        """:meth:`run` with channels last: ``x`` (N, *spatial, C) gives (N, *size, channels).
+
+        Where the engine has no way to read or write channels last, arrays are turned before or after.
+        """
+        threads = threads or _engine.thread_count()
+        reads = writes = False
+        if geometry.rank <= NATIVE_RANK:
+            _check_range(geometry, size if self.adjoint else x.shape[1:-1])
+            sizes = _three(x.shape[1:-1], 1), _three(size, 1), _three(tuple(lo for lo, _ in geometry.crop), 0)
+            reads, writes = self._plan.channels_last(x.shape[0], *sizes, threads)
+        if not reads:
+            return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)
+        y = empty((x.shape[0], *size, self.channels) if writes else (x.shape[0], self.channels, *size), self.dtype)
+        self._plan.run(x, y, sizes[2], threads, reads, writes)
+        return y if writes else channels_last(y, threads)
+
     def why(self, batch: int, geometry: Geometry, input_size: tuple[int, ...], size: tuple[int, ...]) -> str:
         """The engine's reasons for how it runs these sizes."""
         if geometry.rank > NATIVE_RANK:

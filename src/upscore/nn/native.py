@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from upscore import cpu, engine
-from upscore.engine import Array
 from upscore.geometry import Geometry
-from upscore.nn.packing import CHANNELS_LAST, Form, array, pack
+from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, last_array, pack
 
 __all__ = [
     "conv_transpose",
@@ -73,13 +72,21 @@ def memory_format(*tensors: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _tensor(numbers: Array, *like: Tensor) -> Tensor:
-    """The engine's result as a tensor of the dtype and memory format that its arguments ask for."""
-    if numbers.size and memory_format(*like) is not torch.contiguous_format:
-        y = torch.from_numpy(engine.channels_last(numbers, torch.get_num_threads())).movedim(-1, 1)
+def _run(packed: engine.Packed, x: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
+    """``packed`` on ``x``; the result has its dtype, and the memory format that ``x`` and ``w`` ask for."""
+    threads = torch.get_num_threads()
+    if memory_format(x, w) is torch.contiguous_format or not x.numel() or 0 in size:
+        y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
+    elif is_last(x):
+        y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
     else:
-        y = torch.from_numpy(numbers)
-    return y if y.dtype is like[0].dtype else y.to(like[0].dtype)
+        y = _from_last(engine.channels_last(packed.run(array(x), geometry, size, threads=threads), threads))
+    return y if y.dtype is x.dtype else y.to(x.dtype)
+
+
+def _from_last(numbers: engine.Array) -> Tensor:
+    """(N, *spatial, C) as a tensor (N, C, *spatial)."""
+    return torch.from_numpy(numbers.transpose(0, -1, *range(1, numbers.ndim - 1)))
 
 
 def conv_transpose(
@@ -94,14 +101,12 @@ def conv_transpose(
     form: Form | None = None,
 ) -> Tensor:
     """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
-    packed = pack(w, bias, geometry, groups, keep=keep, form=form)
-    return _tensor(packed.run(array(x), geometry, size, threads=torch.get_num_threads()), x, w)
+    return _run(pack(w, bias, geometry, groups, keep=keep, form=form), x, w, geometry, size)
 
 
 def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
-    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True)
-    return _tensor(packed.run(array(y), geometry, size, threads=torch.get_num_threads()), y, w)
+    return _run(engine.Packed(array(w), None, geometry, groups, adjoint=True), y, w, geometry, size)
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:

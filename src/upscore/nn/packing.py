@@ -26,7 +26,7 @@ from upscore import cpu
 from upscore.engine import Array, Filtering, Packed, channels_first
 from upscore.geometry import Geometry
 
-__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "pack"]
+__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "last_array", "pack"]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
@@ -129,15 +129,29 @@ def forget(w: Tensor | None = None) -> None:
             _entries.pop(id(w), None)
 
 
+def is_last(t: Tensor) -> bool:
+    """Whether the numbers of ``t`` lie channels last, and not first as well."""
+    last = CHANNELS_LAST.get(t.dim())
+    return last is not None and t.numel() > 0 and not t.is_contiguous() and t.is_contiguous(memory_format=last)
+
+
 def array(t: Tensor) -> Array:
     """``t`` as a contiguous float32 or float64 array; shares memory where it can."""
+    if is_last(t):
+        return channels_first(last_array(t), torch.get_num_threads())
+    numbers: Array = _plain(t).contiguous().numpy()
+    return numbers
+
+
+def last_array(t: Tensor) -> Array:
+    """The array (N, *spatial, C) of a channels-last tensor; shares memory where it can."""
+    numbers: Array = _plain(t).numpy()
+    return numbers.transpose(0, *range(2, t.dim()), 1)
+
+
+def _plain(t: Tensor) -> Tensor:
     if t.requires_grad:
         t = t.detach()
     if t.dtype is not torch.float32 and t.dtype is not torch.float64:
         t = t.float()
-    t = t.resolve_neg()
-    last = CHANNELS_LAST.get(t.dim())
-    if last is not None and t.numel() and not t.is_contiguous() and t.is_contiguous(memory_format=last):
-        return channels_first(t.movedim(1, -1).numpy(), torch.get_num_threads())
-    numbers: Array = t.contiguous().numpy()
-    return numbers
+    return t.resolve_neg()
