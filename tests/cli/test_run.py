@@ -15,7 +15,7 @@ from upscore.cli.main import app
 from upscore.errors import ArgumentError, FileFormatError, UpscoreError
 
 
-def run(*words: str | Path) -> Result:
+def run(*words: str | Path | int) -> Result:
     return CliRunner().invoke(app, ["run", "upscale-x2", *map(str, words)], catch_exceptions=True)
 
 
@@ -78,6 +78,38 @@ def test_a_broken_picture_does_not_stop_the_others(photos: Path, tmp_path: Path)
     assert os.listdir(tmp_path / "out") == ["a_x2.png"]
 
 
+def street(*words: str | Path | int) -> Result:
+    return CliRunner().invoke(app, ["run", "street", *map(str, words)], catch_exceptions=True)
+
+
+def test_classes_are_drawn_or_written(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = street(photos, "-o", out, "--json", "--side", 64)
+    assert result.exit_code == 0
+    drawn = json.loads(result.stdout)
+    assert [done["output"] for done in drawn] == [str(out / "a_classes.png"), str(out / "deeper" / "b_classes.jpg")]
+    assert all(sum(done["classes"].values()) == pytest.approx(1, abs=1e-3) for done in drawn)
+    assert street(photos, "-o", out, "--labels", "--side", 64).exit_code == 0
+    assert sorted(p.name for p in out.rglob("*_labels*")) == ["a_labels.png", "b_labels.png"]
+    for size, name in (((11, 8), "a_labels.png"), ((11, 6), "deeper/b_labels.png")):
+        with Image.open(out / name) as image:
+            assert (image.size, image.mode) == (size, "P")
+            assert set(np.unique(np.asarray(image))) <= set(range(11))
+
+
+def test_labels_are_those_of_the_network(photos: Path, tmp_path: Path) -> None:
+    """The command folds, accelerates and lays out anew; the network as it was trained is the oracle."""
+    import torch
+
+    from upscore.networks import find
+    from upscore.networks.classes import normalised
+
+    assert street(photos / "a.png", "-o", tmp_path / "l.png", "--labels", "--side", 11).exit_code == 0
+    with Image.open(photos / "a.png") as image, Image.open(tmp_path / "l.png") as labels:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        assert np.array_equal(np.asarray(labels), find("street").load()(normalised(pixels))[0].argmax(0))
+
+
 def refused(result: Result, kind: type[UpscoreError] = ArgumentError) -> str:
     assert isinstance(result.exception, kind)
     return str(result.exception)
@@ -106,6 +138,10 @@ def test_what_cannot_be_is_said(photos: Path, tmp_path: Path) -> None:
     assert "PICTURE: expected a folder with pictures" in refused(run(tmp_path / "empty", "-o", out))
     weights = photos / "notes.txt"
     assert "not weights of the network upscale-x2" in refused(run(a, "-o", out, "--weights", weights), FileFormatError)
+    assert refused(run(a, "-o", out, "--labels")) == (
+        "--labels: expected a bundled network that tells classes, got 'upscale-x2'; for example upscore run street"
+    )
+    assert "--side: expected a bundled network that tells classes" in refused(run(a, "-o", out, "--side", 64))
     unknown = CliRunner().invoke(app, ["run", "upscale-x9", str(a), "-o", str(out)])
     assert "network: expected one of" in refused(unknown)
     assert run(a, "-o", tmp_path / "big.gif").exit_code == 1

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from networks.gradients import check, randomise
+from safetensors.torch import load_file
 from torch import nn
 
+from upscore import networks
 from upscore.errors import ArgumentError
 from upscore.geometry import CoordinateMap
+from upscore.networks.classes import CAMVID
 from upscore.networks.cropping import coordinate_map
 from upscore.networks.street import UPSAMPLINGS, Street, Upsampling
+
+NETWORK = networks.find("street")
 
 
 def test_at_most_two_million_parameters() -> None:
@@ -90,3 +95,19 @@ def test_folding_keeps_the_scores(how: Upsampling) -> None:
     folded = network.fold()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(x), expected)
+
+
+def test_the_bundled_weights_give_the_stored_output() -> None:
+    network, pair = NETWORK.load(), load_file(NETWORK.pair)
+    assert not network.training
+    torch.testing.assert_close(network(pair["input"]), pair["output"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_card_belongs_to_the_weights() -> None:
+    card, bundled = NETWORK.card(), load_file(NETWORK.weights)
+    assert bundled.keys() == Street().state_dict().keys()
+    assert card["parameters"] == sum(p.numel() for p in Street().parameters())
+    assert NETWORK.weights.stat().st_size <= 8_000_000
+    assert {"data", "licence", "limits", "command", "steps", "minutes", "commit", "machine", "date"} <= set(card)
+    assert tuple(card["validation IoU"]) == CAMVID.names
+    assert card["validation"]["mean IoU"] == pytest.approx(sum(card["validation IoU"].values()) / 11, abs=2e-4)

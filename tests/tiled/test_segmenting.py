@@ -62,7 +62,7 @@ def test_at_its_own_size_a_picture_is_seen_as_it_is(noise: Path) -> None:
 
 
 def test_a_side_of_nothing() -> None:
-    with pytest.raises(ArgumentError, match="side: expected at least 1, got 0; for example side=480"):
+    with pytest.raises(ArgumentError, match="side: expected at least 1, got 0; for example side=720"):
         segmenting.labels(Strongest(), None, 0)  # type: ignore[arg-type]
 
 

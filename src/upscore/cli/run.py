@@ -111,8 +111,8 @@ def run(
     PNG and TIFF keep 16 bits a channel, and are written band by band however large; colour profiles, transparency and
     the upright orientation stay. A picture that cannot be read is reported and the others go on (exit code 1).
 
-    A network that tells classes sees the picture with its longer side brought to --side pixels (480, as it learned
-    it); its scores are enlarged to the picture's size, and the classes drawn over it with a legend below.
+    A network that tells classes sees the picture with its longer side brought to --side pixels (720 without it); its
+    scores are interpolated to the picture's size, and the classes drawn over it with a legend below.
     """
     options = Options(weights, quality, mean, scale, order, blob, labels, side)
     runner, names = next(found for finder in FINDERS if (found := finder(words, options)) is not None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upscore.errors import ArgumentError, FileFormatError, MissingDependencyError
-from upscore.networks.classes import Classes
+from upscore.networks.classes import CAMVID, Classes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,7 @@ def names() -> tuple[str, ...]:
     """The names of all networks, in alphabetical order.
 
     >>> names()
-    ('upscale-x2',)
+    ('street', 'upscale-x2')
     """
     return tuple(sorted(_REGISTRY))
 
@@ -114,6 +114,17 @@ def find(name: str) -> Network:
         raise ArgumentError("network", f"one of {', '.join(names())}", repr(name), names()[0]) from None
 
 
+register(
+    Network(
+        name="street",
+        kind="segment",
+        summary="tells what is where in a street",
+        module="upscore.networks.street",
+        class_name="Street",
+        options={"classes": len(CAMVID)},
+        classes=CAMVID,
+    )
+)
 register(
     Network(
         name="upscale-x2",

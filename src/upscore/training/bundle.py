@@ -102,10 +102,7 @@ def write(
 
 
 def pack(name: str, run: Path, facts: dict[str, Any], folder: Path = WEIGHTS) -> list[Path]:
-    """Bundle the network that ``upscore train`` left in the folder ``run``: its card there, and ``facts`` on top.
-
-    >>> pack("street", Path("runs/street"), {"licence": "the weights: BSD-3-Clause"})  # doctest: +SKIP
-    """
+    """Bundle the network that ``upscore train`` left in the folder ``run``: its card there, and ``facts`` on top."""
     network = find(name)
     card = json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
     example = example_street() if network.classes is not None else None
