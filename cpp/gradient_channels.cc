@@ -98,8 +98,14 @@ class Multiplied final : public WeightGradient<T> {
     // sum[tap][column][row] -> grad_w[column][row][tap]
     for (i64 c = 0; c < part.columns; ++c) {
       T* out = grad_w + (((part.group * layer.cols + part.column + c) * layer.rows) + part.row) * taps_;
+      const T* from = sum + c * part.width;
+      const i64 pitch = part.columns * part.width;
+      if (taps_ % in_.kernels.lanes == 0) {
+        in_.kernels.transpose(from, sum + sums, pitch, taps_, part.rows, nullptr, out, taps_);
+        continue;
+      }
       for (i64 r = 0; r < part.rows; ++r)
-        for (i64 t = 0; t < taps_; ++t) out[r * taps_ + t] += sum[(t * part.columns + c) * part.width + r];
+        for (i64 t = 0; t < taps_; ++t) out[r * taps_ + t] = from[t * pitch + r];
     }
   }
 

@@ -67,8 +67,7 @@ class Unfolded final : public WeightGradient<T> {
       multiply(part, last - first, turned, gradient, sum);
     }
     T* out = grad_w + (part.group * layer.cols + part.column) * all_ + part.lane;
-    for (i64 c = 0; c < part.columns; ++c)
-      for (i64 l = 0; l < part.lanes; ++l) out[c * all_ + l] += sum[c * part.width + l];
+    for (i64 c = 0; c < part.columns; ++c) std::copy_n(sum + c * part.width, part.lanes, out + c * all_);
   }
 
  private:

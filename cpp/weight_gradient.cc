@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <memory>
-#include <vector>
 
 #include "gradient_channels.h"
 #include "gradient_taps.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace upscore {
@@ -29,15 +29,15 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
   const i64 slices = std::max<i64>(1, std::min({ceil_div(kTasks, way->tasks), affordable, way->tiles}));
   if (call.batch * inputs.in_plane() * size < kSerialWork) threads = 1;
-  std::vector<T> partial(static_cast<std::size_t>((slices - 1) * size), T(0));
-  std::fill_n(grad_w, size, T(0));
+  Buffer<T> partial;
+  if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));
   parallel_for(way->tasks * slices, threads, [&](i64 task) {
     const i64 slice = task % slices;
     way->compute(task / slices, slice * way->tiles / slices, (slice + 1) * way->tiles / slices,
                  slice ? partial.data() + (slice - 1) * size : grad_w);
   });
   for (i64 s = 1; s < slices; ++s)
-    for (i64 i = 0; i < size; ++i) grad_w[i] += partial[static_cast<std::size_t>((s - 1) * size + i)];
+    for (i64 i = 0; i < size; ++i) grad_w[i] += partial.data()[(s - 1) * size + i];
 }
 
 template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, int, const float*, const float*,

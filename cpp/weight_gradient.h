@@ -19,7 +19,7 @@ class WeightGradient {
   virtual ~WeightGradient() = default;
   i64 tasks = 1, tiles = 0;
   double cost = 0;  // cycles per position, for choosing; only proportions matter
-  // Adds the tiles [first, last) of a task to grad_w, a whole array of weights.
+  // Writes the sum over the tiles [first, last) of a task to its part of grad_w, a whole array of weights.
   virtual void compute(i64 task, i64 first, i64 last, T* grad_w) const = 0;
 };
 

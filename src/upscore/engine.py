@@ -160,10 +160,14 @@ def weight_gradient(
     """
     _check_range(geometry, x.shape[2:])
     threads = threads or _engine.thread_count()
-    grad_w = np.zeros((x.shape[1], kernel_channels, *geometry.kernel), x.dtype)
+    grad_w = empty((x.shape[1], kernel_channels, *geometry.kernel), x.dtype)
     lead = max(geometry.rank - NATIVE_RANK, 0)
     stride, dilation = _three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1)
     lo = _three(tuple(a for a, _ in geometry.crop[lead:]), 0)
+    if lead == 0:
+        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, threads)
+        return grad_w
+    grad_w[...] = 0
     for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead])):
         picks = _meeting(geometry, tap, x.shape, grad_y.shape)
         if picks is None:
