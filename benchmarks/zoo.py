@@ -223,6 +223,11 @@ def vae_decoder() -> nn.Module:
     return nn.Sequential(*layers, nn.GroupNorm(32, 128), nn.SiLU(), nn.Conv2d(128, 3, 3, padding=1))
 
 
+def nearest(channels: int) -> nn.Module:
+    """Nearest upsampling and a convolution, the "resize-convolution" of Odena, Dumoulin, Olah 2016."""
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1))
+
+
 @dataclass(frozen=True)
 class Network:
     """How to build it, and the shapes of what goes in."""
@@ -242,6 +247,9 @@ NETWORKS: tuple[Network, ...] = (
     Network("DBNet head", DBNetHead, ((1, 256, 160, 160),)),
     Network("pose head", pose_head, ((1, 2048, 8, 6),)),
     Network("VAE decoder", vae_decoder, ((1, 4, 16, 16),)),
+    Network("nearest + conv, 64 channels", lambda: nearest(64), ((1, 64, 128, 128),)),
+    Network("nearest + conv, 256 channels", lambda: nearest(256), ((1, 256, 64, 64),)),
+    Network("nearest + conv, 512 channels", lambda: nearest(512), ((1, 512, 32, 32),)),
     Network("3D U-Net", lambda: UNet(3, 1, (32, 64, 128, 256), 3), ((1, 1, 32, 48, 48),)),
 )
 TRAINED: tuple[Network, ...] = (
