@@ -16,10 +16,12 @@ constexpr i64 kTerms = 256;               // in registers: fewer than directly, 
 constexpr i64 kSlack = 4096;              // reads may pass the end
 
 // Cycles, for choosing; only their proportions matter.
-constexpr double kProduct = 0.55;  // a vector times a weight, added
-constexpr double kDirect = 0.58;   // the same in the direct way, with what goes around it
-constexpr double kInput = 12;      // a vector of inputs copied and transformed
-constexpr double kOutput = 4;      // a vector of products transformed back
+constexpr double kProduct = 0.55;      // a vector times a weight, added
+constexpr double kDirect = 0.58;       // the same in the direct way, with what goes around it
+constexpr double kDirectSmall = 0.45;  // the same on small maps, whose outside is not multiplied
+constexpr i64 kSmall = 1024;           // outputs of an image of a small map
+constexpr double kInput = 12;          // a vector of inputs copied and transformed
+constexpr double kOutput = 4;          // a vector of products transformed back
 constexpr double kWeightByte = 1 / 12.0;
 
 // What the tiles of one axis are.
@@ -120,8 +122,9 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
                       std::ceil(vectors / static_cast<double>(most)) * weight_bytes * kWeightByte;
   double taps = 0;  // per channel, in the direct way
   for (const PhaseClass& c : direct.classes) taps += static_cast<double>(c.taps * c.phases);
-  const double direct_cost =
-      std::ceil(direct_image / static_cast<double>(lanes)) * taps * static_cast<double>(layer.rows) * cols * kDirect;
+  const bool small = !direct.fused && call.out[0] * call.out[1] * call.out[2] <= kSmall;
+  const double direct_cost = std::ceil(direct_image / static_cast<double>(lanes)) * taps *
+                             static_cast<double>(layer.rows) * cols * (small ? kDirectSmall : kDirect);
   if (filtering != Filtering::kAlways && cost >= direct_cost) return {};
 
   std::vector<Size> offsets;
