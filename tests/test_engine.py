@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import upscore as up
-from upscore import _engine, cpu, engine, reference
+from upscore import cpu, engine, reference
 from upscore.geometry import Geometry
 
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14}
@@ -118,77 +118,6 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
     for threads in (2, 3, 8):
         for ours, theirs in zip(everything(threads), one, strict=True):
             np.testing.assert_array_equal(ours, theirs)
-
-
-# name: channels in and out, input size, geometry. Windows of two and of three inputs, phases of one tap, taps that
-# are summed as they are.
-FILTERED = {
-    "two by two": (48, 36, (14, 27), Geometry((4, 4), 2, crop=1)),
-    "three by three": (40, 44, (19, 22), Geometry((3, 3), 1, crop=((1, 0), (2, 1)))),
-    "single taps": (64, 64, (26, 33), Geometry((3, 3), 2, crop=((1, 0), (0, 1)))),
-    "three and two": (33, 50, (17, 30), Geometry((6, 3), (2, 2), crop=((2, 3), (0, 0)))),
-    "one axis of five taps": (48, 72, (24, 59), Geometry((5, 4), (1, 2), crop=((2, 2), (1, 1)))),
-    "one axis": (64, 24, (320,), Geometry(16, 8, crop=4)),
-    "three axes": (32, 16, (12, 9, 10), Geometry((4, 3, 4), (2, 1, 2), crop=1)),
-}
-
-
-def filtered_layer(name, draw):
-    channels, out, n, geometry = FILTERED[name]
-    x, w, bias = draw((3, channels, *n)), draw((channels, out, *geometry.kernel)), draw((out,))
-    packed = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
-    return x, w, bias, geometry, packed
-
-
-@pytest.mark.parametrize("name", FILTERED)
-def test_minimal_filtering_where_it_is_faster(name):
-    rng = np.random.default_rng(3)
-    x, w, bias, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
-    n, size = x.shape[2:], geometry.output_size(x.shape[2:])
-    assert "minimal filtering" in packed.why(3, geometry, n, size)
-    assert "minimal filtering" not in engine.Packed(w, bias, geometry, 1).why(3, geometry, n, size)
-    before = packed._plan.packed_bytes
-    y = packed.run(x, geometry, size)
-    assert before < packed._plan.packed_bytes < (1 + 8.1) * before
-    wide = [a.astype(np.float64) for a in (x, w, bias)]
-    assert relative_error(y, reference.scatter(*wide, geometry=geometry, groups=1)) <= 1e-6
-    # Neither the batch nor an image's place in it changes the bits.
-    np.testing.assert_array_equal(packed.run(x[2:], geometry, size), y[2:])
-
-
-@pytest.mark.parametrize("name", FILTERED)
-def test_minimal_filtering_of_small_integers_is_exact(name):
-    rng = np.random.default_rng(4)
-    draw = lambda shape: rng.integers(-8, 9, shape).astype(np.float32)  # noqa: E731
-    x, w, bias, geometry, packed = filtered_layer(name, draw)
-    size = geometry.output_size(x.shape[2:])
-    expected = engine.Packed(w, bias, geometry, 1).run(x, geometry, size)
-    np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
-
-
-@pytest.mark.parametrize("name", FILTERED)
-def test_minimal_filtering_spreads_nan_less_than_three_strides(name):
-    rng = np.random.default_rng(5)
-    x, _, _, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
-    size = geometry.output_size(x.shape[2:])
-    clean = packed.run(x, geometry, size)
-    at = tuple(n // 2 for n in x.shape[2:])
-    x[(1, 5, *at)] = np.nan
-    y = packed.run(x, geometry, size)
-    assert np.isnan(y).any()
-    near = np.zeros(y.shape, bool)
-    ranges = zip(at, geometry.kernel, geometry.stride, geometry.crop, strict=True)
-    box = [slice(max(0, i * s - lo - 3 * s + 1), i * s - lo + k + 3 * s - 1) for i, k, s, (lo, _) in ranges]
-    near[(1, slice(None), *box)] = True
-    np.testing.assert_array_equal(y[~near], clean[~near])
-
-
-def test_minimal_filtering_not_for_tiny_maps():
-    geometry = Geometry((4, 4), 2, crop=1)
-    w = np.ones((64, 64, 4, 4), np.float32)
-    packed = engine.Packed(w, None, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
-    assert "minimal filtering" not in packed.why(64, geometry, (4, 4), (8, 8))
-    assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -477,46 +406,3 @@ def test_scratch_of_a_thread_stays_under_2_mib(name, dtype):
         """)
     )
     assert float(out) < 2 * 2**20
-
-
-@pytest.mark.parametrize("adjoint", [False, True])
-@pytest.mark.parametrize(
-    ("size", "channels", "kernel", "stride", "groups"),
-    [
-        ((9, 37), (5, 32), (3, 5), (2, 3), 1),
-        ((70, 33), (24, 48), (4, 4), (2, 2), 1),
-        ((5, 40), (70, 16), (2, 2), (2, 2), 1),
-        ((6, 19), (6, 96), (2, 3), (3, 4), 2),
-        ((41, 18), (40, 3), (4, 3), (2, 1), 1),
-        ((3, 5, 21), (17, 32), (2, 3, 4), (1, 2, 2), 1),
-    ],
-)
-def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, groups, adjoint):
-    """Written directly where channels fill vectors, turned elsewhere."""
-    rng = np.random.default_rng(0)
-    w = rng.standard_normal((channels[0], channels[1] // groups, *kernel)).astype(np.float32)
-    bias = rng.standard_normal(channels[0 if adjoint else 1]).astype(np.float32)
-    geometry = Geometry.from_padding(kernel, stride=stride, padding=1)
-    output = geometry.output_size(size)
-    shape, result = ((channels[1], *output), size) if adjoint else ((channels[0], *size), output)
-    x = rng.standard_normal((2, *shape)).astype(np.float32)
-    packed = engine.Packed(w, bias, geometry, groups, adjoint=adjoint)
-    y = packed.run(x, geometry, result)
-    last = packed.run_last(engine.channels_last(x), geometry, result)
-    np.testing.assert_array_equal(last, np.moveaxis(y, 1, -1))
-    for isa in cpu.available():
-        cpu.force(isa)
-        narrow = engine.Packed(w, bias, geometry, groups, adjoint=adjoint)
-        np.testing.assert_array_equal(
-            narrow.run_last(engine.channels_last(x), geometry, result, threads=3),
-            np.moveaxis(narrow.run(x, geometry, result), 1, -1),
-        )
-
-
-def test_only_what_can_be_done_is_done_channels_last():
-    w = np.ones((4, 3, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER)
-    assert plan.channels_last(1, [1, 40, 40], [1, 80, 80], [0, 0, 0], 1) == (True, False)
-    x, y = np.ones((1, 40, 40, 4), np.float32), np.empty((1, 80, 80, 3), np.float32)
-    with pytest.raises(ValueError, match="channels last where channels_last says so"):
-        plan.run(x, y, [0, 0, 0], 1, True, True)

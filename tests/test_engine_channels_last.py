@@ -1,0 +1,59 @@
+"""The engine on channels-last arrays: the bits of channels-first ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from upscore import _engine, cpu, engine
+from upscore.geometry import Geometry
+
+
+@pytest.fixture(autouse=True)
+def _restore_settings():
+    isa = cpu.active()
+    yield
+    cpu.force(isa)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "stride", "groups"),
+    [
+        ((9, 37), (5, 32), (3, 5), (2, 3), 1),
+        ((70, 33), (24, 48), (4, 4), (2, 2), 1),
+        ((5, 40), (70, 16), (2, 2), (2, 2), 1),
+        ((6, 19), (6, 96), (2, 3), (3, 4), 2),
+        ((41, 18), (40, 3), (4, 3), (2, 1), 1),
+        ((3, 5, 21), (17, 32), (2, 3, 4), (1, 2, 2), 1),
+    ],
+)
+def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, groups, adjoint):
+    """Written directly where channels fill vectors, turned elsewhere."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((channels[0], channels[1] // groups, *kernel)).astype(np.float32)
+    bias = rng.standard_normal(channels[0 if adjoint else 1]).astype(np.float32)
+    geometry = Geometry.from_padding(kernel, stride=stride, padding=1)
+    output = geometry.output_size(size)
+    shape, result = ((channels[1], *output), size) if adjoint else ((channels[0], *size), output)
+    x = rng.standard_normal((2, *shape)).astype(np.float32)
+    packed = engine.Packed(w, bias, geometry, groups, adjoint=adjoint)
+    y = packed.run(x, geometry, result)
+    last = packed.run_last(engine.channels_last(x), geometry, result)
+    np.testing.assert_array_equal(last, np.moveaxis(y, 1, -1))
+    for isa in cpu.available():
+        cpu.force(isa)
+        narrow = engine.Packed(w, bias, geometry, groups, adjoint=adjoint)
+        np.testing.assert_array_equal(
+            narrow.run_last(engine.channels_last(x), geometry, result, threads=3),
+            np.moveaxis(narrow.run(x, geometry, result), 1, -1),
+        )
+
+
+def test_only_what_can_be_done_is_done_channels_last():
+    w = np.ones((4, 3, 2, 2), np.float32)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER)
+    assert plan.channels_last(1, [1, 40, 40], [1, 80, 80], [0, 0, 0], 1) == (True, False)
+    x, y = np.ones((1, 40, 40, 4), np.float32), np.empty((1, 80, 80, 3), np.float32)
+    with pytest.raises(ValueError, match="channels last where channels_last says so"):
+        plan.run(x, y, [0, 0, 0], 1, True, True)

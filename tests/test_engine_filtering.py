@@ -1,0 +1,80 @@
+"""The engine's minimal filtering: exact, where it is faster, and how far it spreads what is no number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from upscore import engine, reference
+from upscore.geometry import Geometry
+
+# name: channels in and out, input size, geometry. Windows of two and of three inputs, phases of one tap, taps that
+# are summed as they are.
+FILTERED = {
+    "two by two": (48, 36, (14, 27), Geometry((4, 4), 2, crop=1)),
+    "three by three": (40, 44, (19, 22), Geometry((3, 3), 1, crop=((1, 0), (2, 1)))),
+    "single taps": (64, 64, (26, 33), Geometry((3, 3), 2, crop=((1, 0), (0, 1)))),
+    "three and two": (33, 50, (17, 30), Geometry((6, 3), (2, 2), crop=((2, 3), (0, 0)))),
+    "one axis of five taps": (48, 72, (24, 59), Geometry((5, 4), (1, 2), crop=((2, 2), (1, 1)))),
+    "one axis": (64, 24, (320,), Geometry(16, 8, crop=4)),
+    "three axes": (32, 16, (12, 9, 10), Geometry((4, 3, 4), (2, 1, 2), crop=1)),
+}
+
+
+def filtered_layer(name, draw):
+    channels, out, n, geometry = FILTERED[name]
+    x, w, bias = draw((3, channels, *n)), draw((channels, out, *geometry.kernel)), draw((out,))
+    packed = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
+    return x, w, bias, geometry, packed
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_where_it_is_faster(name):
+    rng = np.random.default_rng(3)
+    x, w, bias, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
+    n, size = x.shape[2:], geometry.output_size(x.shape[2:])
+    assert "minimal filtering" in packed.why(3, geometry, n, size)
+    assert "minimal filtering" not in engine.Packed(w, bias, geometry, 1).why(3, geometry, n, size)
+    before = packed._plan.packed_bytes
+    y = packed.run(x, geometry, size)
+    assert before < packed._plan.packed_bytes < (1 + 8.1) * before
+    wide = [a.astype(np.float64) for a in (x, w, bias)]
+    exact = reference.scatter(*wide, geometry=geometry, groups=1)
+    assert np.linalg.norm(y - exact) <= 1e-6 * np.linalg.norm(exact)
+    # Neither the batch nor an image's place in it changes the bits.
+    np.testing.assert_array_equal(packed.run(x[2:], geometry, size), y[2:])
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_of_small_integers_is_exact(name):
+    rng = np.random.default_rng(4)
+    draw = lambda shape: rng.integers(-8, 9, shape).astype(np.float32)  # noqa: E731
+    x, w, bias, geometry, packed = filtered_layer(name, draw)
+    size = geometry.output_size(x.shape[2:])
+    expected = engine.Packed(w, bias, geometry, 1).run(x, geometry, size)
+    np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_spreads_nan_less_than_three_strides(name):
+    rng = np.random.default_rng(5)
+    x, _, _, geometry, packed = filtered_layer(name, lambda shape: rng.standard_normal(shape).astype(np.float32))
+    size = geometry.output_size(x.shape[2:])
+    clean = packed.run(x, geometry, size)
+    at = tuple(n // 2 for n in x.shape[2:])
+    x[(1, 5, *at)] = np.nan
+    y = packed.run(x, geometry, size)
+    assert np.isnan(y).any()
+    near = np.zeros(y.shape, bool)
+    ranges = zip(at, geometry.kernel, geometry.stride, geometry.crop, strict=True)
+    box = [slice(max(0, i * s - lo - 3 * s + 1), i * s - lo + k + 3 * s - 1) for i, k, s, (lo, _) in ranges]
+    near[(1, slice(None), *box)] = True
+    np.testing.assert_array_equal(y[~near], clean[~near])
+
+
+def test_minimal_filtering_not_for_tiny_maps():
+    geometry = Geometry((4, 4), 2, crop=1)
+    w = np.ones((64, 64, 4, 4), np.float32)
+    packed = engine.Packed(w, None, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
+    assert "minimal filtering" not in packed.why(64, geometry, (4, 4), (8, 8))
+    assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
