@@ -122,7 +122,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
                       std::ceil(vectors / static_cast<double>(most)) * weight_bytes * kWeightByte;
   double taps = 0;  // per channel, in the direct way
   for (const PhaseClass& c : direct.classes) taps += static_cast<double>(c.taps * c.phases);
-  const bool small = !direct.fused && call.out[0] * call.out[1] * call.out[2] <= kSmall;
+  const bool small = !direct.fused && layer.rows % lanes == 0 && call.out[0] * call.out[1] * call.out[2] <= kSmall;
   const double direct_cost = std::ceil(direct_image / static_cast<double>(lanes)) * taps *
                              static_cast<double>(layer.rows) * cols * (small ? kDirectSmall : kDirect);
   if (filtering != Filtering::kAlways && cost >= direct_cost) return {};
