@@ -12,7 +12,7 @@ from upscore.geometry import Geometry
 # are summed as they are.
 FILTERED = {
     "two by two": (48, 36, (14, 27), Geometry((4, 4), 2, crop=1)),
-    "three by three": (40, 44, (19, 22), Geometry((3, 3), 1, crop=((1, 0), (2, 1)))),
+    "three by three": (40, 45, (19, 22), Geometry((3, 3), 1, crop=((1, 0), (2, 1)))),
     "single taps": (64, 64, (26, 33), Geometry((3, 3), 2, crop=((1, 0), (0, 1)))),
     "three and two": (33, 50, (17, 30), Geometry((6, 3), (2, 2), crop=((2, 3), (0, 0)))),
     "one axis of five taps": (48, 72, (24, 59), Geometry((5, 4), (1, 2), crop=((2, 2), (1, 1)))),
