@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -236,6 +237,11 @@ def reached(trace: list[Judged], goal: float) -> float | None:
     return trace[first].seconds if first < len(trace) else None
 
 
+def a_step(trace: list[Judged]) -> float:
+    """Seconds of a step after the first."""
+    return (trace[-1].seconds - trace[1].seconds) / (len(trace) - 2)
+
+
 def at(trace: list[Judged], seconds: float) -> Judged:
     """The last entry that was there by then, or the first."""
     return max((entry for entry in trace if entry.seconds <= seconds), default=trace[0])
@@ -253,6 +259,7 @@ LEARNING: dict[str, tuple[tuple[str, float], tuple[str, float]]] = {
 The fourth has the penalties of SPORCO's example of learning with a mask (20 sparsity + 0.5, and 0.2), the last those
 of its example with PGM; the others were the best of a few short runs on the pictures to learn from.
 """
+TURNS = 9
 INFERENCE = {"SPORCO ADMM 2": 2.0, "SPORCO ADMM 5": 5.0, "SPORCO ADMM 0.5": 0.5, "SPORCO PGM": None}
 
 
@@ -295,10 +302,15 @@ def main(
     least = infer_upscore(others, layer, 1500)[-1].objective
     traces = {"upscore": infer_upscore(others, layer, 200)}
     traces |= {name: infer_sporco(others, layer, 80, penalty=penalty) for name, penalty in INFERENCE.items()}
+    turns: dict[str, list[float]] = {name: [] for name in traces}
+    for _ in range(TURNS):
+        turns["upscore"].append(a_step(infer_upscore(others, layer, 50)))
+        for name, penalty in INFERENCE.items():
+            turns[name].append(a_step(infer_sporco(others, layer, 10, penalty=penalty)))
     inferred = [
         {
             "name": name,
-            "seconds a step": trace[-1].seconds / len(trace),
+            "seconds a step": {"median": median(turns[name]), "least": min(turns[name]), "most": max(turns[name])},
             **{f"within {share:g}": reached(trace, least * (1 + share)) for share in WITHIN},
             "end": trace[-1]._asdict(),
         }
@@ -308,7 +320,7 @@ def main(
     described["versions"]["sporco"] = importlib.metadata.version("sporco")
     report.save({"what": "deconvolutional", "machine": described, "settings": options,
                  "learning": learned, "inference": {"least": least, "rows": inferred}}, out)  # fmt: skip
-    show(learned, inferred, Console())
+    show(learned, inferred, Console(width=None if Console().is_terminal else 160))
     print(f"wrote {out}")
 
 
@@ -327,7 +339,7 @@ def show(learned: list[dict[str, Any]], inferred: list[dict[str, Any]], console:
         times = [row[f"within {share:g}"] for share in WITHIN]
         table.add_row(
             row["name"],
-            f"{1000 * row['seconds a step']:.1f}",
+            "{median:.1f} ({least:.1f}-{most:.1f})".format(**{k: 1000 * v for k, v in row["seconds a step"].items()}),
             *("-" if seconds is None else f"{seconds:.2f}" for seconds in times),
             f"{row['end']['objective']:.2f}",
             f"{row['end']['psnr']:.2f}",
