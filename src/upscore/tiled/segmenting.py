@@ -21,7 +21,7 @@ from upscore.tiled.writing import Format, open_writer
 __all__ = ["SIDE", "draw_file", "label_file", "labels"]
 
 SIDE = 720
-"""The longer side at which the street network sees most: of 480 to 960, best on CamVid's val list.
+"""The longer side at which the street network sees best, chosen on CamVid's val list among 480 to 960.
 
 It learned from pictures of 480 x 360 that were shown at 0.65 to 1.8 times their size.
 """
