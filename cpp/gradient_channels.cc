@@ -29,7 +29,7 @@ class Multiplied final : public WeightGradient<T> {
     for (;; --vectors_) {
       if (vectors_ == 0) return;
       const i64 room = kGradientBytes / (vectors_ * lanes * bytes * layer.kernel[0]);
-      if (extent_[1] * extent_[2] > room) continue;
+      if (extent_[2] > room || extent_[1] > room / extent_[2]) continue;
       across_ = std::min({call.in[2], Limits::terms / 2, (room / extent_[1] - extent_[2]) / layer.stride[2] + 1});
       across_ = ceil_div(call.in[2], ceil_div(call.in[2], across_));
       const i64 high = room / wide();

@@ -12,6 +12,7 @@ namespace {
 constexpr i64 kPositions = 256;            // of a tile
 constexpr i64 kUnfoldedBytes = 448 << 10;  // of the output's gradient, unfolded
 constexpr i64 kColumns = 256;              // input channels of a task
+constexpr i64 kLine = 128 << 10;           // numbers of a row of the gradient that are copied for their borders
 
 template <typename T>
 class Unfolded final : public WeightGradient<T> {
@@ -52,9 +53,8 @@ class Unfolded final : public WeightGradient<T> {
 
     const i64 unfolded = tile_ * part.pitch, sums = part.columns * part.width;
     const i64 inputs = tile_ * part.columns + in_.kernels.tile_rows * lanes_;
-    const i64 reach = (layer.kernel[2] - 1) * layer.dilation[2] + 1;
-    T* gradient =
-        scratch<T>(static_cast<std::size_t>(unfolded + sums + inputs + (tile_ - 1) * layer.stride[2] + reach + lanes_));
+    const i64 reach = reach_of(std::min(tile_, in_.call.in[2]), layer.kernel[2]);
+    T* gradient = scratch<T>(static_cast<std::size_t>(unfolded + sums + inputs + std::min(reach, kLine) + lanes_));
     T* sum = gradient + unfolded;
     T* turned = sum + sums;
     T* line = turned + inputs;
@@ -80,6 +80,11 @@ class Unfolded final : public WeightGradient<T> {
     Size tap;
     i64 length, place;
   };
+
+  // How much of a row of the gradient these many positions' taps span.
+  i64 reach_of(i64 count, i64 length) const {
+    return (count - 1) * in_.layer.stride[2] + (length - 1) * in_.layer.dilation[2] + 1;
+  }
 
   std::vector<Piece> pieces_of(const Part& part) const {
     const Size& kernel = in_.layer.kernel;
@@ -109,10 +114,19 @@ class Unfolded final : public WeightGradient<T> {
         const i64 oz = z * layer.stride[0] + piece.tap[0] * layer.dilation[0] - in_.call.lo[0];
         const i64 oy = y * layer.stride[1] + piece.tap[1] * layer.dilation[1] - in_.call.lo[1];
         const i64 ox = x * layer.stride[2] + piece.tap[2] * layer.dilation[2] - in_.call.lo[2];
-        const i64 reach = (count - 1) * layer.stride[2] + (piece.length - 1) * layer.dilation[2] + 1;
+        const i64 reach = reach_of(count, piece.length);
         const bool inside = oz >= 0 && oz < out[0] && oy >= 0 && oy < out[1];
         const T* row = in_.grad_y + ((n * layer.groups + part.group) * layer.rows + piece.row) * in_.out_plane() +
                        (oz * out[1] + oy) * out[2];
+        T* unfolded = gradient + (p - first) * part.pitch + piece.place;
+        if (reach > kLine) {  // steps far apart, most of them outside: one by one
+          for (i64 c = 0; c < count; ++c)
+            for (i64 t = 0; t < piece.length; ++t) {
+              const i64 at = ox + c * layer.stride[2] + t * layer.dilation[2];
+              unfolded[c * part.pitch + t] = inside && at >= 0 && at < out[2] ? row[at] : T(0);
+            }
+          continue;
+        }
         const T* source = line;
         if (inside && ox >= 0 && ox + reach <= out[2] && end - row >= ox + reach + lanes_) {
           source = row + ox;
@@ -123,8 +137,7 @@ class Unfolded final : public WeightGradient<T> {
           if (stop > skip) std::copy(row + ox + skip, row + ox + stop, line + skip);
           std::fill_n(line + stop, reach - stop, T(0));
         }
-        in_.kernels.unfold(source, layer.stride[2], layer.dilation[2], count, piece.length,
-                           gradient + (p - first) * part.pitch + piece.place, part.pitch);
+        in_.kernels.unfold(source, layer.stride[2], layer.dilation[2], count, piece.length, unfolded, part.pitch);
       }
       p += count;
     }

@@ -254,6 +254,19 @@ def test_taps_out_of_sight_cost_nothing(dilation, stride):
     np.testing.assert_allclose(ours[1], rest, rtol=1e-6)
 
 
+@pytest.mark.parametrize("step", [10**6, 10**9])
+def test_steps_and_taps_far_apart_that_meet(step):
+    """Output 0 is reached by input i through tap 2 - i alone, all others lie far outside."""
+    x, w, grad = X[:, :, :1, :3], W[:, :, :1, :3], Y[:, :, :1, :2]
+    options = {"stride": (1, step), "dilation": (1, step), "padding": ((0, 0), (2 * step, 0)), "output_size": (1, 2)}
+    y = up.conv_transpose(x, w, **options)
+    np.testing.assert_allclose(y[0, :, 0, 0], np.einsum("ci,coi->o", x[0, :, 0], w[:, :, 0, ::-1]), rtol=1e-6)
+    grad_x, grad_w, _ = up.conv_transpose_backward(grad, x, w, **options)
+    first = grad[0, :, 0, 0]
+    np.testing.assert_allclose(grad_x[0, :, 0], np.einsum("o,coi->ci", first, w[:, :, 0, ::-1]), rtol=1e-6)
+    np.testing.assert_allclose(grad_w[:, :, 0], np.einsum("o,ci->coi", first, x[0, :, 0, ::-1]), rtol=1e-6)
+
+
 def test_enormous_padding_of_a_strided_convolution():
     """The window at position p begins at p*stride - padding: of these, one meets the input, at its first tap."""
     y = up.conv(Y, W, padding=((3 * 10**9, 0), (0, 10**9)), stride=10**9)
