@@ -52,10 +52,12 @@ class Multiplied final : public WeightGradient<T> {
     tiles_down_ = ceil_div(call.in[1], down_);
     this->tiles = ceil_div(call.batch, images_) * call.in[0] * tiles_down_ * tiles_across_;
     const double columns_read = static_cast<double>(ceil_div(layer.cols, step) * step);
-    const i64 outputs = layer.stride[0] * layer.stride[1] * layer.stride[2];
-    this->cost =
-        columns_read * static_cast<double>(taps_ * row_chunks_ * vectors_) / 2 +
-        static_cast<double>(column_chunks_ * row_chunks_ * row_chunk_ * outputs + row_chunks_ * layer.cols) / 2;
+    const double outputs = static_cast<double>(layer.stride[0]) * static_cast<double>(layer.stride[1]) *
+                           static_cast<double>(layer.stride[2]);
+    this->cost = columns_read * static_cast<double>(taps_ * row_chunks_ * vectors_) / 2 +
+                 (static_cast<double>(column_chunks_ * row_chunks_ * row_chunk_) * outputs +
+                  static_cast<double>(row_chunks_ * layer.cols)) /
+                     2;
     usable_ = true;
   }
 
