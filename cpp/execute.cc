@@ -17,6 +17,9 @@ Target target_of(const Kernels<T>& kernels) {
 
 namespace {
 
+constexpr i64 kFarInputs = 6 << 20;      // bytes that come from memory or from a cache that cores share
+constexpr i64 kNearWeights = 256 << 10;  // bytes that stay in a core's caches: there is nothing to fetch of them
+
 template <typename T>
 class Execution {
  public:
@@ -55,6 +58,64 @@ class Execution {
     i64 group, first_row, rows, first_strip, strips;
   };
 
+  // What this thread will copy next: fetched while products are computed, a cache line of every channel for each tap.
+  struct Ahead {
+    std::vector<const T*> lines;
+    i64 next = 0;
+
+    const T* const* take(i64 count) {
+      if (next + count > static_cast<i64>(lines.size())) return nullptr;
+      next += count;
+      return lines.data() + next - count;
+    }
+  };
+
+  // The places that a panel was copied from lie as far from those of the next one, as good as always.
+  void look_ahead(const std::vector<Run>& runs, i64 tile, const Part& part, std::size_t reduction, Ahead& ahead) const {
+    ahead.lines.clear();
+    ahead.next = 0;
+    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
+    const i64 inputs = call_.batch * layer_.groups * layer_.cols * plane * i64{sizeof(T)};
+    const i64 weights = packing_.per_column * layer_.cols * i64{sizeof(T)};
+    if (call_.reads_last || inputs < kFarInputs || weights > kNearWeights) return;
+    const i64 column = schedule_.reductions[reduction].column_first;
+    i64 away;
+    if (reduction + 1 < schedule_.reductions.size()) {
+      away = (schedule_.reductions[reduction + 1].column_first - column) * plane;
+    } else {
+      if (part.first_row + part.rows < layer_.rows || tile + 1 == schedule_.tile.count) return;
+      away = first_input(tile + 1) - first_input(tile) - column * plane;
+      if (part.group + 1 < layer_.groups) away = layer_.cols * plane - column * plane;
+    }
+    if (away == 0) return;
+    const T* x = x_ + (part.group * layer_.cols + column) * plane + away;
+    constexpr i64 line = 64 / i64{sizeof(T)};
+    for (const Run& run : runs)
+      if (run.source >= 0)
+        for (i64 i = 0, all = (run.length - 1) * schedule_.axis[2].in_step + 1; i < all + line - 1; i += line)
+          ahead.lines.push_back(x + run.source + std::min(i, all - 1));
+  }
+
+  // Where a tile's first position is, counted in inputs of a channel.
+  i64 first_input(i64 tile) const {
+    const AxisPlan* axis = schedule_.axis;
+    const Tile& t = schedule_.tile;
+    i64 x, y, rest;
+    if (schedule_.window.by_rows) {
+      x = tile % t.per_row * t.positions;
+      y = tile / t.per_row % t.per_column * t.rows;
+      rest = tile / (t.per_row * t.per_column);
+    } else {
+      const i64 first = tile * t.positions;
+      x = first % axis[2].positions;
+      y = first / axis[2].positions % axis[1].positions;
+      rest = first / (axis[2].positions * axis[1].positions);
+    }
+    const i64 z = rest % axis[0].positions, n = rest / axis[0].positions;
+    const i64 image = layer_.groups * layer_.cols * call_.in[0] * call_.in[1] * call_.in[2];
+    return n * image + ((z * axis[0].in_step * call_.in[1]) + y * axis[1].in_step) * call_.in[2] + x * axis[2].in_step;
+  }
+
   void compute(i64 tile, const Part& part) {
     // A last tile may be smaller; the reductions, and with them the bits, stay the same.
     thread_local std::vector<Segment> segments;
@@ -86,13 +147,15 @@ class Execution {
       source.fill(x_ + part.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane, plane,
                   r, panel);
       const bool last = i + 1 == schedule_.reductions.size();
+      thread_local Ahead ahead;
+      look_ahead(source.runs(), tile, part, i, ahead);
       thread_local std::vector<T*> outputs;
       if (last && find_outputs(segments, outputs)) {
-        multiply(source, 0, part, r, i > 0, width, rows, panel, sums, outputs.data());
+        multiply(source, 0, part, r, i > 0, width, rows, panel, sums, ahead, outputs.data());
         return;
       }
       for (i64 phase = 0; phase < phases; ++phase)
-        multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * rows * width);
+        multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * rows * width, ahead);
     }
     if (call_.writes_last)
       write_last(segments, part, rows * width, sums, sums + schedule_.sums);
@@ -131,7 +194,7 @@ class Execution {
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused). With `outputs` they are
   // written there instead.
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
-                i64 width, i64 tile_rows, const T* panel, T* sums, T* const* outputs = nullptr) {
+                i64 width, i64 tile_rows, const T* panel, T* sums, Ahead& ahead, T* const* outputs = nullptr) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -153,7 +216,7 @@ class Execution {
         packed_ + (part.group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
     for (i64 row = from; row < to; row += packing_.tile_rows) {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
-      const int widest = target_.vectors(height);
+      const i64 widest = target_.vectors(height);
       Product<T> p;
       p.w = weights + (row * c.taps + first_tap * height) * columns;
       p.w_tap_stride = columns * height;
@@ -163,7 +226,10 @@ class Execution {
       p.columns = columns;
       p.c_stride = tile_rows * width * (packing_.fused ? 1 : part.strips * schedule_.axis[2].out_step);
       p.accumulate = accumulate;
+      p.ahead_stride = call_.in[0] * call_.in[1] * call_.in[2];
       T* to_sums = sums + (row - from) * p.c_stride;
+      OutputRows<T> out;
+      if (outputs) find_rows(part.group, row, height, out);
       // Rows of one vector are taken several at a time; longer ones in pieces.
       const i64 vectors = width / target_.lanes;
       const bool across = vectors == 1 && tile_rows > 1;
@@ -171,33 +237,36 @@ class Execution {
       for (i64 r = 0; r < (across ? 1 : tile_rows); ++r)
         for (i64 v = 0, all = across ? tile_rows : vectors; v < all;) {
           const i64 left = all - v;
-          const int n =
-              static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2 : std::min<i64>(left, widest));
+          const i64 n = left > widest && left < 2 * widest ? (left + 1) / 2 : std::min(left, widest);
           p.x = panel + r * source.line() + v * p.x_vector;
           p.c = to_sums + r * width + v * target_.lanes;
-          if (outputs)
-            kernels_.product_pairs[height][n](p, output_rows(outputs + r * vectors + v, part.group, row, height));
-          else
+          p.ahead = ahead.take(taps);
+          if (outputs) {
+            out.vector = outputs + r * vectors + v;
+            kernels_.product_pairs[height][n](p, out);
+          } else {
             kernels_.product[height][n](p);
+          }
           v += n;
         }
     }
   }
 
   // Where the rows of a fused product belong.
-  OutputRows<T> output_rows(T* const* vector, i64 group, i64 row, int height) const {
+  void find_rows(i64 group, i64 row, int height, OutputRows<T>& out) const {
     const AxisPlan* axis = schedule_.axis;
     const i64 plane = axis[0].out * axis[1].out * axis[2].out, strips = packing_.phases / 2;
-    OutputRows<T> out;
-    out.vector = vector;
     out.past_caches = schedule_.writing.stream;
+    i64 channel = group * layer_.rows + row / 2 / strips, strip = row / 2 % strips;
     for (int pair = 0; pair < height / 2; ++pair) {
-      const i64 index = row / 2 + pair, channel = group * layer_.rows + index / strips, strip = index % strips;
       out.row[pair] =
           channel * plane + (strip / axis[1].out_step * axis[1].out + strip % axis[1].out_step) * axis[2].out;
       out.bias[pair] = bias_ ? bias_[channel] : T(0);
+      if (++strip == strips) {
+        strip = 0;
+        ++channel;
+      }
     }
-    return out;
   }
 
   void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {

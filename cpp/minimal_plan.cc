@@ -23,6 +23,8 @@ constexpr i64 kSmall = 600;            // outputs of an image of a small map
 constexpr double kInput = 12;          // a vector of inputs copied and transformed
 constexpr double kOutput = 4;          // a vector of products transformed back
 constexpr double kWeightByte = 1 / 12.0;
+constexpr double kTask = 500;
+constexpr double kLate = 0.15;  // of a task: threads do not begin together
 
 // What the tiles of one axis are.
 AxisPlan stretch(const AxisPlan& fused, const MinimalAxis& axis) {
@@ -134,13 +136,28 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.window = plain_window(std::move(offsets));
   s.positions = call.batch * s.axis[0].positions * s.axis[1].positions * s.axis[2].positions;
   const i64 all = ceil_div(s.positions, lanes);
-  s.tiles = ceil_div(all, most);
+  // Narrow tiles read the weights more often, parts of the channels transform the inputs more often, and few tasks
+  // leave threads without work.
+  const i64 blocks = ceil_div(layer.rows, packing.block);
+  double least = 0;
+  for (i64 wide = std::min(most, all); wide >= 1; --wide)
+    for (i64 parts = 1; parts <= std::min<i64>(blocks, threads == 1 ? 1 : 4 * threads); ++parts) {
+      const i64 tiles = ceil_div(all, wide), part = ceil_div(blocks, parts);
+      const double share = static_cast<double>(part) / static_cast<double>(blocks);
+      const double loads = wide % 3 == 0 ? 1 : wide > 3 ? 1.05 : wide == 2 ? 1.1 : 1.3;
+      const double task =
+          kTask +
+          static_cast<double>(wide) * (cols * lines * kInput + share * rows * (cols * kProduct * loads + kOutput)) +
+          share * weight_bytes * kWeightByte;
+      const i64 turns = ceil_div(tiles * ceil_div(blocks, part) * layer.groups, threads);
+      const double time = (static_cast<double>(turns) + (threads == 1 ? 0 : kLate)) * task;
+      if (least != 0 && time >= least) continue;
+      least = time;
+      s.tiles = tiles;
+      s.part = part * packing.block;
+    }
   s.width = ceil_div(all, s.tiles) * lanes;
   s.tiles = ceil_div(s.positions, s.width);
-  const i64 blocks = ceil_div(layer.rows, packing.block);
-  const i64 enough = threads == 1 ? 1 : 4 * threads;
-  s.parts = std::clamp<i64>(ceil_div(enough, s.tiles * layer.groups), 1, blocks);
-  s.part = ceil_div(blocks, s.parts) * packing.block;
   s.parts = ceil_div(layer.rows, s.part);
   s.chunk = std::clamp<i64>(kProductBytes / (packing.before.back() * s.width * bytes) / packing.block * packing.block,
                             packing.block, s.part);

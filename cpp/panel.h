@@ -45,6 +45,8 @@ class PanelSource {
   // positions, batch_stride counts positions, and channels lie next to each other.
   void fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel);
   i64 line() const { return line_; }
+  // Where the last panel came from, at its first column.
+  const std::vector<Run>& runs() const { return runs_; }
 
  private:
   static constexpr std::size_t kRuns = 64;

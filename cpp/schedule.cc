@@ -13,9 +13,11 @@ namespace {
 
 constexpr i64 kSerialWork = 6 << 20;  // multiplications below which waking another thread costs more
 constexpr i64 kMaxVectors = 12;       // vectors of positions in a tile
-constexpr i64 kStaging = 4096;        // numbers put together before they are written
-constexpr i64 kTallWindow = 256;      // input rows; more come from a dilation, and most of them no tap reads
-constexpr i64 kShortRow = 64;         // positions in a row below which rows are put together
+constexpr i64 kFewRows = 32;          // rows of products up to which copying counts:
+constexpr i64 kMaxVectorsOfFewRows = 64;
+constexpr i64 kStaging = 4096;    // numbers put together before they are written
+constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
+constexpr i64 kShortRow = 64;     // positions in a row below which rows are put together
 
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added
@@ -127,7 +129,9 @@ class Scheduler {
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
   i64 most_vectors() const {
     const i64 least = std::min(align_, layer_.rows) * (packing_.fused ? packing_.phases : step_);
-    return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1, kMaxVectors);
+    const bool few = layer_.rows * (packing_.fused ? packing_.phases : 1) <= kFewRows;
+    return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1,
+                           few ? kMaxVectorsOfFewRows : kMaxVectors);
   }
   bool panel_fits(i64 lines, i64 width) const {
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;

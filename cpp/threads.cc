@@ -26,6 +26,8 @@ std::atomic<int> wanted{0};
 
 constexpr int kLooks = 1000;  // some tens of microseconds
 
+constexpr i64 kRuns = 4;  // of tasks for each thread, if all were as long as the next one
+
 void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -34,14 +36,19 @@ void relax() {
 #endif
 }
 
-// One call: its tasks, taken from a counter by whoever takes part.
+// One call: its tasks, taken from a counter by whoever takes part: neighbours together, fewer of them near the end.
 class Job {
  public:
-  Job(i64 count, const std::function<void(i64)>& task) : count_(count), task_(task) {}
+  Job(i64 count, int threads, const std::function<void(i64)>& task) : count_(count), threads_(threads), task_(task) {}
 
   void take() {
     try {
-      for (i64 i; (i = next_.fetch_add(1, std::memory_order_acq_rel)) < count_;) task_(i);
+      for (i64 i = next_.load(std::memory_order_relaxed), end; i < count_;) {
+        end = i + std::max<i64>(1, (count_ - i) / (kRuns * threads_));
+        if (!next_.compare_exchange_weak(i, end, std::memory_order_acq_rel, std::memory_order_relaxed)) continue;
+        for (; i < end; ++i) task_(i);
+        i = next_.load(std::memory_order_relaxed);
+      }
     } catch (...) {
       next_.store(count_, std::memory_order_relaxed);
       std::lock_guard<std::mutex> lock(mutex_);
@@ -53,7 +60,7 @@ class Job {
   }
 
  private:
-  const i64 count_;
+  const i64 count_, threads_;
   const std::function<void(i64)>& task_;
   std::atomic<i64> next_{0};
   std::mutex mutex_;
@@ -165,7 +172,7 @@ void parallel_for(i64 count, int threads, const std::function<void(i64)>& task) 
     for (i64 i = 0; i < count; ++i) task(i);
     return;
   }
-  Job job(count, task);
+  Job job(count, threads, task);
   if (const OpenMP parallel = openmp.load())
     // All of the team, whatever the count: a runtime ends the threads that a smaller team leaves over.
     parallel([](void* data) { static_cast<Job*>(data)->take(); }, &job, static_cast<unsigned>(threads), 0);

@@ -33,6 +33,8 @@ struct Product {
   T* c;
   i64 c_stride;
   bool accumulate;
+  const T* const* ahead = nullptr;  // fetched meanwhile, per tap, for each column: inputs that come next; or weights
+  i64 ahead_stride = 0;
 };
 template <typename T>
 using ProductKernel = void (*)(const Product<T>&);

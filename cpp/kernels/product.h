@@ -16,8 +16,10 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* x = p.x + p.x_offset[tap];
     const T* w = p.w + tap * p.w_tap_stride;
-    for (i64 column = 0; column < p.columns; ++column) {
-      __builtin_prefetch(w + kPrefetchWeights / sizeof(T));
+    const T* ahead = p.ahead ? p.ahead[tap] : w + kPrefetchWeights / sizeof(T);
+    const i64 ahead_stride = p.ahead ? p.ahead_stride : MR;
+    for (i64 column = 0; column < p.columns; ++column, ahead += ahead_stride) {
+      __builtin_prefetch(ahead, 0, 2);
       Vector<T> xv[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) xv[v] = load(x + v * p.x_vector);
@@ -45,28 +47,23 @@ void product(const Product<T>& p) {
     }
 }
 
-// The same with the last terms: every two rows alternate in a row of the output.
-template <typename T, int MR, int NV>
-void product_pairs(const Product<T>& p, const OutputRows<T>& out) {
+// Every two rows of a tile alternate in a row of the output.
+template <typename T, int MR, int NV, bool PastCaches>
+inline __attribute__((always_inline)) void write_pairs(const OutputRows<T>& out, const Vector<T> (&acc)[MR][NV]) {
   constexpr int L = kLanes<T>;
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
-  Vector<T> acc[MR][NV] = {};
-  sum_products<T, MR, NV>(p, acc);
+  T* vector[NV];  // stores might change what lies in memory, as far as a compiler knows
+  for (int v = 0; v < NV; ++v) vector[v] = out.vector[v];
 #pragma GCC unroll 8
-  for (int r = 0; r < MR; r += 2)
+  for (int r = 0; r < MR; r += 2) {
+    const i64 row = out.row[r / 2];
+    const T bias = out.bias[r / 2];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      T* to = out.vector[v] + out.row[r / 2];
-      Vector<T> a = acc[r][v], b = acc[r + 1][v];
-      if (p.accumulate) {
-        const T* c = p.c + r * p.c_stride + v * L;
-        a += load(c);
-        b += load(c + p.c_stride);
-      }
-      a += out.bias[r / 2];
-      b += out.bias[r / 2];
+      T* to = vector[v] + row;
+      const Vector<T> a = acc[r][v] + bias, b = acc[r + 1][v] + bias;
       const Vector<T> low = zip_low<T>(a, b, lanes), high = zip_high<T>(a, b, lanes);
-      if (out.past_caches) {
+      if constexpr (PastCaches) {
         store_past_caches(to, low);
         store_past_caches(to + L, high);
       } else {
@@ -74,6 +71,24 @@ void product_pairs(const Product<T>& p, const OutputRows<T>& out) {
         store(to + L, high);
       }
     }
+  }
+}
+
+// The same as a product with the last terms, for an output.
+template <typename T, int MR, int NV>
+void product_pairs(const Product<T>& p, const OutputRows<T>& out) {
+  Vector<T> acc[MR][NV] = {};
+  sum_products<T, MR, NV>(p, acc);
+  if (p.accumulate) {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) acc[r][v] += load(p.c + r * p.c_stride + v * kLanes<T>);
+  }
+  if (out.past_caches)
+    write_pairs<T, MR, NV, true>(out, acc);
+  else
+    write_pairs<T, MR, NV, false>(out, acc);
 }
 
 template <typename T, int MR, int NV>
