@@ -35,10 +35,9 @@ class PanelSource {
         batch_stride_(batch_stride),
         width_(width),
         line_(width + window.extra),
-        pixel_(pixel) {
-    runs_.reserve(kRuns);
-    line_runs_.reserve(kRuns);
-  }
+        pixel_(pixel),
+        runs_(lists().runs),
+        line_runs_(lists().line_runs) {}
 
   // panel[column - column_first][line of the reduction][width + extra]; `x` points at channel 0 of the group,
   // `x_end` behind the last number of the whole input. With channels last, `pixel` numbers lie between neighbouring
@@ -49,7 +48,14 @@ class PanelSource {
   const std::vector<Run>& runs() const { return runs_; }
 
  private:
-  static constexpr std::size_t kRuns = 64;
+  // A thread fills one panel after the other, and the memory of these is worth keeping.
+  struct Lists {
+    std::vector<Run> runs, line_runs;
+  };
+  static Lists& lists() {
+    thread_local Lists mine;
+    return mine;
+  }
 
   void add_line(const Size& offset);
   void merge_runs();
@@ -61,7 +67,7 @@ class PanelSource {
   const std::vector<Segment>& segments_;
   i64 batch_stride_, width_, line_, pixel_;
   i64 built_first_ = -1, built_last_ = -1, begin_ = 0;
-  std::vector<Run> runs_, line_runs_;
+  std::vector<Run>&runs_, &line_runs_;
 };
 
 }  // namespace upscore

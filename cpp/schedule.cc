@@ -11,9 +11,9 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kSerialWork = 6 << 20;  // multiplications below which waking another thread costs more
-constexpr i64 kMaxVectors = 12;       // vectors of positions in a tile
-constexpr i64 kFewRows = 32;          // rows of products up to which copying counts:
+constexpr double kSerialWork = 6e6;  // multiplications, or as long, below which waking another thread costs more
+constexpr i64 kMaxVectors = 12;      // vectors of positions in a tile
+constexpr i64 kFewRows = 32;         // rows of products up to which copying counts:
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
 constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
@@ -118,7 +118,9 @@ class Scheduler {
   }
 
   void share_work() {
-    const i64 work = s_.positions * layer_.groups * layer_.rows * layer_.cols * layer_.taps();
+    const double places = static_cast<double>(offsets_.size()) * kCopy / kProduct;
+    const double work = static_cast<double>(s_.positions * layer_.groups * layer_.cols) *
+                        (static_cast<double>(layer_.rows * layer_.taps()) + places);
     if (work < kSerialWork) s_.threads = 1;
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =

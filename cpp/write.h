@@ -39,6 +39,7 @@ class Writer {
 
  private:
   void put(const T* src, i64 pitch, i64 step, i64 from, i64 to, T bias, T* dst) {
+    if (!writing_.stream && !src) return kernels_.fill(bias, to - from, dst);
     if (!writing_.staged) return interleave(src, pitch, step, from, to, bias, dst, false);
     for (i64 e = from; e < to;) {
       if (dst != to_ + length_ || length_ >= room_ - step * kernels_.lanes) {
@@ -57,7 +58,7 @@ class Writer {
     if (src)
       kernels_.interleave(src, pitch, step, from, to, bias, dst, excess);
     else
-      std::fill_n(dst, to - from, bias);
+      kernels_.fill(bias, to - from, dst);
   }
 
   void flush() {

@@ -25,6 +25,7 @@ Kernels<T> table() {
   k.stencil = stencil<T>;
   k.transpose = transpose<T>;
   k.unfold = unfold<T>;
+  k.fill = fill<T>;
   k.stream = stream<T>;
   k.transform_inputs = transform_inputs<T>;
   k.transform_rows = transform_rows<T>;

@@ -16,6 +16,8 @@ __all__ = ["Array", "Restore", "read", "read_integers", "wrap_as"]
 Array = NDArray[Any]
 Restore = Callable[[Array], Any]
 
+_NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
+
 
 def read(name: str, value: Any) -> tuple[Array, Restore]:
     """``value`` as a contiguous float32 or float64 array, and what turns a result into its kind and dtype.
@@ -25,6 +27,8 @@ def read(name: str, value: Any) -> tuple[Array, Restore]:
     Raises:
         ArgumentTypeError: if it is not an array, cannot be shared on the CPU, or holds other numbers.
     """
+    if type(value) is np.ndarray and value.dtype in _NATIVE and value.flags.c_contiguous and value.flags.aligned:
+        return value, _identity
     if not isinstance(value, np.ndarray) and str(getattr(value, "dtype", "")).endswith("bfloat16"):
         return _read_bfloat16(name, value)
     array, wrap = _view(name, value), wrap_as(value)

@@ -85,6 +85,7 @@ class Packed:
         lead = geometry.rank - NATIVE_RANK
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
         self._bias = bias
+        self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
         if lead <= 0:
             self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering)
             return
@@ -98,15 +99,24 @@ class Packed:
         self, x: Array, geometry: Geometry, size: tuple[int, ...], out: Array | None = None, threads: int = 0
     ) -> Array:
         """The layer on ``x`` (N, C, *spatial), cropped as ``geometry`` says, giving spatial size ``size``."""
-        _check_range(geometry, size if self.adjoint else x.shape[2:])
-        shape = (x.shape[0], self.channels, *size)
-        y = empty(shape, self.dtype) if out is None else out
+        lo = self._check(geometry, size if self.adjoint else x.shape[2:])
+        y = empty((x.shape[0], self.channels, *size), self.dtype) if out is None else out
         threads = threads or _engine.thread_count()
         if geometry.rank > NATIVE_RANK:
             self._run_leading(x, geometry, y, threads)
         else:
-            self._plan.run(x, y, _three(tuple(lo for lo, _ in geometry.crop), 0), threads)
+            self._plan.run(x, y, lo, threads)
         return y
+
+    def _check(self, geometry: Geometry, coarse: tuple[int, ...]) -> list[int]:
+        """The crop as the engine takes it; checked once for calls that are alike."""
+        known, sizes, lo = self._checked
+        if known is geometry and sizes == coarse:
+            return lo
+        _check_range(geometry, coarse)
+        lo = _three(tuple(before for before, _ in geometry.crop), 0)
+        self._checked = geometry, coarse, lo
+        return lo
 
     def run_last(self, x: Array, geometry: Geometry, size: tuple[int, ...], threads: int = 0) -> Array:
         """:meth:`run` with channels last: ``x`` (N, *spatial, C) gives (N, *size, channels).
@@ -116,8 +126,8 @@ class Packed:
         threads = threads or _engine.thread_count()
         reads = writes = False
         if geometry.rank <= NATIVE_RANK:
-            _check_range(geometry, size if self.adjoint else x.shape[1:-1])
-            sizes = _three(x.shape[1:-1], 1), _three(size, 1), _three(tuple(lo for lo, _ in geometry.crop), 0)
+            lo = self._check(geometry, size if self.adjoint else x.shape[1:-1])
+            sizes = _three(x.shape[1:-1], 1), _three(size, 1), lo
             reads, writes = self._plan.channels_last(x.shape[0], *sizes, threads)
         if not reads:
             return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)

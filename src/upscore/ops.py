@@ -7,7 +7,7 @@ float16 and bfloat16 are computed in float32 and returned as they came.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,13 @@ def _read_bias(bias: Any, w: Array, channels: int) -> Array | None:
     return b
 
 
+class _Call(NamedTuple):
+    shape: tuple[int, ...]  # of x
+    geometry: Geometry
+    size: tuple[int, ...]  # of the output
+    usual: bool  # the size that follows from the layer, not one that was asked for
+
+
 class Plan:
     """A transposed convolution with its weights packed once; call it on any batch and size.
 
@@ -75,11 +82,18 @@ class Plan:
         self.dtype = w.dtype
         self._shape = w.shape
         self._packed = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.WHERE_FASTER)
-        self._last: tuple[int, Geometry, tuple[int, ...], tuple[int, ...]] | None = None
+        self._last: _Call | None = None
 
     def __call__(self, x: Any, *, output_size: Ints | None = None) -> Any:
         """The layer on ``x`` (N, C_in, *spatial); ``output_size`` chooses another size, cut or filled at the end."""
         array, restore = read("x", x)
+        call = self._last
+        if call is None or not call.usual or call.shape != array.shape or array.dtype != self.dtype or output_size:
+            call = self._last = self._settle(array, output_size)
+        return restore(self._packed.run(array, call.geometry, call.size))
+
+    def _settle(self, array: Array, output_size: Ints | None) -> _Call:
+        """What is to be done with such an array, after checking that it can be."""
         if array.ndim != len(self._shape):
             dimensions = f"{len(self._shape)} dimensions (N, {self.in_channels}, *spatial)"
             raise ArgumentError("x", dimensions, f"shape {array.shape}", "x[None]")
@@ -89,17 +103,15 @@ class Plan:
         _check_input(array, self._shape, self.groups, self.in_channels, "the first axis")
         n = array.shape[2:]
         geometry = self.geometry if output_size is None else self.geometry.with_output_size(n, output_size)
-        size = geometry.output_size(n)
-        self._last = (array.shape[0], geometry, n, size)
-        return restore(self._packed.run(array, geometry, size))
+        return _Call(array.shape, geometry, geometry.output_size(n), output_size is None)
 
     @property
     def why(self) -> str:
         """How the engine runs the last call, and why; before the first call, what is needed to know."""
         if self._last is None:
             return "not run yet: the sizes decide; call the plan once"
-        batch, geometry, n, size = self._last
-        return self._packed.why(batch, geometry, n, size)
+        batch, _, *n = self._last.shape
+        return self._packed.why(batch, self._last.geometry, tuple(n), self._last.size)
 
     def __repr__(self) -> str:
         g = self.geometry
