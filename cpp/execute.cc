@@ -163,26 +163,33 @@ class Execution {
       write(segments, part, rows * width, sums, sums + schedule_.sums);
   }
 
-  // If pairs of rows of products are rows of the output, whole vectors of them, they need not wait in memory until they
-  // are put together: where each vector of positions goes, for the first channel and phase.
+  // If rows of products, or pairs of them, are rows of the output, whole vectors of them, they need not wait in memory
+  // until they are put together: where each vector of positions goes, for the first channel and phase.
   bool find_outputs(const std::vector<Segment>& segments, std::vector<T*>& outputs) const {
     const AxisPlan* axis = schedule_.axis;
-    if (call_.writes_last || !packing_.fused || axis[2].out_step != 2 || packing_.tile_rows % 2 != 0) return false;
+    const i64 lanes = target_.lanes, step = axis[2].out_step, plane = axis[0].out * axis[1].out * axis[2].out;
+    if (call_.writes_last) return false;
+    if (step == 1 ? packing_.phases != 1 : step != 2 || !packing_.fused || packing_.tile_rows % 2 != 0) return false;
     if (schedule_.writing.stream && !on_vectors(axis[2])) return false;
     outputs.clear();
+    i64 filled = 0;  // places
+    const T* next = nullptr;
     for (const Segment& s : segments) {
-      if (s.place % target_.lanes != 0 || s.length % target_.lanes != 0) return false;
       Size first;
       for (std::size_t a = 0; a < kAxes; ++a) {
         first[a] = axis[a].base + s.at[a] * axis[a].out_step;
         if (first[a] < 0 || first[a] + (a == 2 ? s.length : 1) * axis[a].out_step > axis[a].out) return false;
       }
-      const i64 plane = axis[0].out * axis[1].out * axis[2].out;
       T* row = y_ + s.batch * layer_.groups * layer_.rows * plane + (first[0] * axis[1].out + first[1]) * axis[2].out +
                first[2];
-      for (i64 i = 0; i < s.length; i += target_.lanes) outputs.push_back(row + 2 * i);
+      // A vector may run on in a row that lies behind this one.
+      if (s.place != filled || (filled % lanes != 0 && (step != 1 || row != next))) return false;
+      for (i64 i = ceil_div(filled, lanes) * lanes - filled; i < s.length; i += lanes)
+        outputs.push_back(row + step * i);
+      filled += s.length;
+      next = row + s.length;
     }
-    return true;
+    return filled % lanes == 0;
   }
 
   // Whether rows of the output begin where vectors do.
@@ -230,6 +237,7 @@ class Execution {
       T* to_sums = sums + (row - from) * p.c_stride;
       OutputRows<T> out;
       if (outputs) find_rows(part.group, row, height, out);
+      const bool pairs = schedule_.axis[2].out_step == 2;
       // Rows of one vector are taken several at a time; longer ones in pieces.
       const i64 vectors = width / target_.lanes;
       const bool across = vectors == 1 && tile_rows > 1;
@@ -243,7 +251,7 @@ class Execution {
           p.ahead = ahead.take(taps);
           if (outputs) {
             out.vector = outputs + r * vectors + v;
-            kernels_.product_pairs[height][n](p, out);
+            (pairs ? kernels_.product_pairs : kernels_.product_rows)[height][n](p, out);
           } else {
             kernels_.product[height][n](p);
           }
@@ -252,16 +260,15 @@ class Execution {
     }
   }
 
-  // Where the rows of a fused product belong.
+  // Where the rows of a product belong, or its pairs.
   void find_rows(i64 group, i64 row, int height, OutputRows<T>& out) const {
     const AxisPlan* axis = schedule_.axis;
-    const i64 plane = axis[0].out * axis[1].out * axis[2].out, strips = packing_.phases / 2;
+    const i64 step = axis[2].out_step, plane = axis[0].out * axis[1].out * axis[2].out, strips = packing_.phases / step;
     out.past_caches = schedule_.writing.stream;
-    i64 channel = group * layer_.rows + row / 2 / strips, strip = row / 2 % strips;
-    for (int pair = 0; pair < height / 2; ++pair) {
-      out.row[pair] =
-          channel * plane + (strip / axis[1].out_step * axis[1].out + strip % axis[1].out_step) * axis[2].out;
-      out.bias[pair] = bias_ ? bias_[channel] : T(0);
+    i64 channel = group * layer_.rows + row / step / strips, strip = row / step % strips;
+    for (int i = 0; i < height / step; ++i) {
+      out.row[i] = channel * plane + (strip / axis[1].out_step * axis[1].out + strip % axis[1].out_step) * axis[2].out;
+      out.bias[i] = bias_ ? bias_[channel] : T(0);
       if (++strip == strips) {
         strip = 0;
         ++channel;

@@ -39,17 +39,17 @@ struct Product {
 template <typename T>
 using ProductKernel = void (*)(const Product<T>&);
 
-// Where the rows of a product go that are an output already: each pair of them alternates, for vector v of positions
-// at vector[v] + row[pair].
+// Where the rows of a product go that are an output already, for vector v of positions from vector[v] on: every row to
+// row[r], or each pair of them, alternating, to row[pair].
 template <typename T>
 struct OutputRows {
   T* const* vector;
-  i64 row[kMaxTileRows / 2];
-  T bias[kMaxTileRows / 2];
+  i64 row[kMaxTileRows];
+  T bias[kMaxTileRows];
   bool past_caches;  // the rows lie on vectors
 };
 template <typename T>
-using PairsKernel = void (*)(const Product<T>&, const OutputRows<T>&);
+using OutputKernel = void (*)(const Product<T>&, const OutputRows<T>&);
 
 // The same with lanes along rows, for P positions: c[c_offset[q] + r] (+)= sum over taps and columns of
 // w[w_offset[tap] + row r of the column] * x[x_offset[tap*P + q] + column*x_stride].
@@ -113,7 +113,8 @@ struct Kernels {
   int tile_rows;  // rows of the widest product tile
   int registers;  // accumulators that a tile may use
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
-  PairsKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];  // of even numbers of rows
+  OutputKernel<T> product_rows[kMaxTileRows + 1][kMaxTileVectors + 1];   // written as they are
+  OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];  // of even numbers of rows
   ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];
   StencilKernel<T> stencil;
 

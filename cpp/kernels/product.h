@@ -47,36 +47,43 @@ void product(const Product<T>& p) {
     }
 }
 
-// Every two rows of a tile alternate in a row of the output.
-template <typename T, int MR, int NV, bool PastCaches>
-inline __attribute__((always_inline)) void write_pairs(const OutputRows<T>& out, const Vector<T> (&acc)[MR][NV]) {
+template <bool PastCaches, typename T>
+inline void put(T* to, Vector<T> v) {
+  if constexpr (PastCaches)
+    store_past_caches(to, v);
+  else
+    store(to, v);
+}
+
+// Every S rows of a tile alternate in a row of the output.
+template <typename T, int MR, int NV, int S, bool PastCaches>
+inline __attribute__((always_inline)) void write_rows(const OutputRows<T>& out, const Vector<T> (&acc)[MR][NV]) {
   constexpr int L = kLanes<T>;
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
   T* vector[NV];  // stores might change what lies in memory, as far as a compiler knows
   for (int v = 0; v < NV; ++v) vector[v] = out.vector[v];
 #pragma GCC unroll 8
-  for (int r = 0; r < MR; r += 2) {
-    const i64 row = out.row[r / 2];
-    const T bias = out.bias[r / 2];
+  for (int r = 0; r < MR; r += S) {
+    const i64 row = out.row[r / S];
+    const T bias = out.bias[r / S];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       T* to = vector[v] + row;
-      const Vector<T> a = acc[r][v] + bias, b = acc[r + 1][v] + bias;
-      const Vector<T> low = zip_low<T>(a, b, lanes), high = zip_high<T>(a, b, lanes);
-      if constexpr (PastCaches) {
-        store_past_caches(to, low);
-        store_past_caches(to + L, high);
+      const Vector<T> a = acc[r][v] + bias;
+      if constexpr (S == 1) {
+        put<PastCaches, T>(to, a);
       } else {
-        store(to, low);
-        store(to + L, high);
+        const Vector<T> b = acc[r + 1][v] + bias;
+        put<PastCaches, T>(to, zip_low<T>(a, b, lanes));
+        put<PastCaches, T>(to + L, zip_high<T>(a, b, lanes));
       }
     }
   }
 }
 
-// The same as a product with the last terms, for an output.
-template <typename T, int MR, int NV>
-void product_pairs(const Product<T>& p, const OutputRows<T>& out) {
+// A product with the last terms, for an output.
+template <typename T, int MR, int NV, int S>
+void product_to_output(const Product<T>& p, const OutputRows<T>& out) {
   Vector<T> acc[MR][NV] = {};
   sum_products<T, MR, NV>(p, acc);
   if (p.accumulate) {
@@ -86,9 +93,9 @@ void product_pairs(const Product<T>& p, const OutputRows<T>& out) {
       for (int v = 0; v < NV; ++v) acc[r][v] += load(p.c + r * p.c_stride + v * kLanes<T>);
   }
   if (out.past_caches)
-    write_pairs<T, MR, NV, true>(out, acc);
+    write_rows<T, MR, NV, S, true>(out, acc);
   else
-    write_pairs<T, MR, NV, false>(out, acc);
+    write_rows<T, MR, NV, S, false>(out, acc);
 }
 
 template <typename T, int MR, int NV>
@@ -96,7 +103,8 @@ void fill_products(Kernels<T>& k) {
   if constexpr (MR <= kMaxTileRows) {
     if constexpr (NV <= most_vectors(MR, UPSCORE_REGISTERS)) {
       k.product[MR][NV] = product<T, MR, NV>;
-      if constexpr (MR % 2 == 0) k.product_pairs[MR][NV] = product_pairs<T, MR, NV>;
+      k.product_rows[MR][NV] = product_to_output<T, MR, NV, 1>;
+      if constexpr (MR % 2 == 0) k.product_pairs[MR][NV] = product_to_output<T, MR, NV, 2>;
       fill_products<T, MR, NV + 1>(k);
     } else {
       fill_products<T, MR + 1, 1>(k);
