@@ -136,7 +136,9 @@ class Plan {
 
   // Whether this call can read, and whether it can write, channels last.
   std::pair<bool, bool> channels_last(i64 batch, Size in, Size out, Size lo, int threads) const {
-    if (channelwise_ || phases_of(layer_) > kMostPhases || batch == 0) return {false, false};
+    if (batch == 0) return {false, false};
+    if (channelwise_) return {channelwise_->channels_last(), channelwise_->channels_last()};
+    if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo}, threads);
     if (!plan.direct || plan.direct->small_map) return {false, false};
     return {true, layer_.rows % target_.lanes == 0};
@@ -159,6 +161,7 @@ class Plan {
  private:
   bool takes_last(const Call& call, int threads, bool reads_last, bool writes_last) const {
     const auto [reads, writes] = channels_last(call.batch, call.in, call.out, call.lo, threads);
+    if (channelwise_ && reads_last != writes_last) return false;
     return (reads || !reads_last) && (writes || !writes_last);
   }
 

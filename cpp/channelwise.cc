@@ -65,6 +65,9 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
   const auto down = axis_residues(layer.kernel[1], layer.stride[1], layer.dilation[1], false);
   const auto deep = axis_residues(layer.kernel[0], layer.stride[0], layer.dilation[0], false);
   c.weights_.reserve(static_cast<std::size_t>(layer.groups * c.channel_size_));
+  const i64 pixel = ceil_div(layer.groups, lanes) * lanes;
+  if (c.channels_last())
+    c.pixel_weights_.resize(static_cast<std::size_t>(layer.kernel[0] * layer.kernel[1] * shifts * step * pixel));
   for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
@@ -77,7 +80,11 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
             for (std::size_t j = 0; j < c.shift_.size(); ++j)
               for (i64 e = 0; e < wide; ++e) {
                 const int tap = across[static_cast<std::size_t>(e % step)].tap[j];
-                c.weights_.push_back(tap < 0 ? T(0) : row[tap]);
+                const T weight = tap < 0 ? T(0) : row[tap];
+                c.weights_.push_back(weight);
+                const i64 place = (begin / wide + static_cast<i64>(j)) * step + e;
+                if (e < step && c.channels_last())
+                  c.pixel_weights_[static_cast<std::size_t>(place * pixel + channel)] = weight;
               }
             begin += shifts * wide;
           }
@@ -89,14 +96,37 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
 
 template <typename T>
 void Channelwise<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
-  const i64 images = call.batch * layer_.groups, all_rows = call.out[0] * call.out[1];
+  const i64 all_rows = call.out[0] * call.out[1];
   threads = useful_threads(call, threads);
+  if (call.reads_last) {
+    const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, call.batch), 1, all_rows);
+    return parallel_for(call.batch * blocks, threads, [&](i64 task) {
+      const i64 block = task % blocks;
+      pixel_rows(call, task / blocks, block * all_rows / blocks, (block + 1) * all_rows / blocks, bias, x, y);
+    });
+  }
+  const i64 images = call.batch * layer_.groups;
   const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images), 1, all_rows);
   parallel_for(images * blocks, threads, [&](i64 task) {
     const i64 image = task / blocks, block = task % blocks, channel = image % layer_.groups;
     rows(call, image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks, bias ? bias[channel] : T(0),
          x, y);
   });
+}
+
+template <typename T>
+auto Channelwise<T>::find_inputs(const Call& call, i64 row, std::vector<i64>& inputs) const -> const RowPhase& {
+  const i64 z = row / call.out[1] + call.lo[0], y = row % call.out[1] + call.lo[1];
+  const i64 qz = floor_div(z, layer_.stride[0]), qy = floor_div(y, layer_.stride[1]);
+  const i64 residue = (z - qz * layer_.stride[0]) * layer_.stride[1] + y - qy * layer_.stride[1];
+  const RowPhase& phase = phases_[static_cast<std::size_t>(residue)];
+  inputs.clear();
+  for (const RowTap& tap : phase.taps) {
+    const i64 iz = qz + tap.z, iy = qy + tap.y;
+    const bool inside = iz >= 0 && iz < call.in[0] && iy >= 0 && iy < call.in[1];
+    inputs.push_back(inside ? iz * call.in[1] + iy : -1);
+  }
+  return phase;
 }
 
 // Output rows [first, last), counted over both leading axes, of one image.
@@ -116,7 +146,7 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   T* out = scratch<T>(static_cast<std::size_t>(vectors * lanes) + taps * static_cast<std::size_t>(pitch));
   T* copies = out + vectors * lanes;
   std::vector<const T*> inputs;
-  std::vector<i64> held(taps, -1);  // which input row a copy holds; rows are found again by their number
+  std::vector<i64> numbers, held(taps, -2);  // which input row a copy holds; rows are found again by their number
   const bool stream =
       call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] * static_cast<i64>(sizeof(T)) >
       Limits::stream_bytes;
@@ -131,19 +161,14 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   s.bias = bias;
   s.out = out;
   for (i64 row = first; row < last; ++row) {
-    const i64 z = row / call.out[1] + call.lo[0], yy = row % call.out[1] + call.lo[1];
-    const i64 qz = floor_div(z, layer_.stride[0]), qy = floor_div(yy, layer_.stride[1]);
-    const RowPhase& phase =
-        phases_[static_cast<std::size_t>((z - qz * layer_.stride[0]) * layer_.stride[1] + yy - qy * layer_.stride[1])];
+    const RowPhase& phase = find_inputs(call, row, numbers);
     inputs.clear();
-    for (std::size_t t = 0; t < phase.taps.size(); ++t) {
-      const i64 iz = qz + phase.taps[t].z, iy = qy + phase.taps[t].y;
-      const bool inside = iz >= 0 && iz < call.in[0] && iy >= 0 && iy < call.in[1];
-      const i64 number = inside ? iz * call.in[1] + iy : -2;
+    for (std::size_t t = 0; t < numbers.size(); ++t) {
+      const i64 number = numbers[t];
       T* copy = copies + static_cast<i64>(t) * pitch;
       if (held[t] != number) {
         held[t] = number;
-        if (inside) {
+        if (number >= 0) {
           const T* source = x + image * call.in[0] * call.in[1] * call.in[2] + number * call.in[2];
           std::fill_n(copy, skip, T(0));
           std::copy(source + from + skip, source + from + stop, copy + skip);
@@ -163,6 +188,59 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
       kernels_->stream(out + lead, call.out[2], dst);
     else
       std::copy_n(out + lead, call.out[2], dst);
+  }
+}
+
+// The same with channels last.
+template <typename T>
+void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x,
+                                T* y) const {
+  const i64 channels = layer_.groups, pixel = ceil_div(channels, i64{kernels_->lanes}) * kernels_->lanes;
+  const i64 step = layer_.stride[2], shifts = static_cast<i64>(shift_.size());
+  const i64 row_size = call.in[2] * channels, most = layer_.kernel[0] * layer_.kernel[1] * shifts;
+  const T* const end = x + call.batch * call.in[0] * call.in[1] * row_size;
+  x += image * call.in[0] * call.in[1] * row_size;
+  y += image * call.out[0] * call.out[1] * call.out[2] * channels;
+
+  const i64 length = call.out[2] * channels;
+  // Zeros, the bias, inputs whose vectors would reach beyond the last one, outputs that would reach beyond a row.
+  T* zeros = scratch<T>(static_cast<std::size_t>((most + step + 3) * pixel));
+  T *biases = zeros + pixel, *near_end = biases + pixel, *short_run = near_end + most * pixel;
+  std::fill_n(zeros, 2 * pixel, T(0));
+  if (bias) std::copy_n(bias, channels, biases);
+
+  std::vector<i64> numbers;
+  std::vector<const T*> weights, inputs;
+  PixelStencil<T> s;
+  s.bias = biases;
+  s.w_stride = pixel;
+  s.channels = channels;
+  for (i64 row = first; row < last; ++row) {
+    const RowPhase& phase = find_inputs(call, row, numbers);
+    const T* w = pixel_weights_.data() + phase.weights / (period_ * kernels_->lanes) * step * pixel;
+    T* out = y + row * length;
+    s.taps = static_cast<i64>(numbers.size()) * shifts;
+    for (i64 at = 0; at < call.out[2]; at += s.outputs) {
+      const i64 q = floor_div(at + call.lo[2], step), residue = at + call.lo[2] - q * step;
+      s.outputs = std::min(step - residue, call.out[2] - at);
+      weights.clear();
+      inputs.clear();
+      for (i64 number : numbers)
+        for (i64 shift : shift_) {
+          const i64 tap = static_cast<i64>(inputs.size()), ix = q + shift;
+          const T* from = number >= 0 && ix >= 0 && ix < call.in[2] ? x + number * row_size + ix * channels : zeros;
+          if (from != zeros && end - from < pixel)
+            from = std::copy_n(from, channels, near_end + tap * pixel) - channels;
+          inputs.push_back(from);
+          weights.push_back(w + (tap * step + residue) * pixel);
+        }
+      s.w = weights.data();
+      s.x = inputs.data();
+      const bool fits = (at + s.outputs - 1) * channels + pixel <= length;
+      s.out = fits ? out + at * channels : short_run;
+      kernels_->pixel_stencil(s);
+      if (!fits) std::copy_n(short_run, s.outputs * channels, out + at * channels);
+    }
   }
 }
 

@@ -93,6 +93,18 @@ struct Stencil {
 template <typename T>
 using StencilKernel = void (*)(const Stencil<T>&);
 
+// Channels last, channels that do not mix: neighbouring outputs that read the same inputs.
+// out[i*channels + c] = bias[c] + sum over taps of w[tap][i*w_stride + c] * x[tap][c]. Whole vectors of channels are
+// read and written: the next output writes over the excess.
+template <typename T>
+struct PixelStencil {
+  const T* const* w;  // per tap, the weights of the first output
+  const T* const* x;  // per tap, its input
+  const T* bias;
+  i64 taps, outputs, w_stride, channels;
+  T* out;
+};
+
 // Where a stretch of a panel comes from. Holes are zeros inside of the run before them.
 struct Run {
   static constexpr i64 kZeros = -1, kHole = -2;
@@ -117,6 +129,7 @@ struct Kernels {
   OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];  // of even numbers of rows
   ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];
   StencilKernel<T> stencil;
+  void (*pixel_stencil)(const PixelStencil<T>&);
 
   // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step
   // vectors behind the last may be written (with anything), and as much read behind the sources.

@@ -49,4 +49,41 @@ void stencil(const Stencil<T>& s) {
     stencil_row<T, false>(s);
 }
 
+// kTaps: known to the compiler, which keeps their addresses in registers; or 0.
+template <typename T, int kTaps>
+void pixels(const PixelStencil<T>& s) {
+  constexpr int L = kLanes<T>;
+  const T *w[kTaps + 1], *x[kTaps + 1];
+  for (int tap = 0; tap < kTaps; ++tap) {
+    w[tap] = s.w[tap];
+    x[tap] = s.x[tap];
+  }
+  T* out = s.out;
+  for (i64 i = 0, at = 0; i < s.outputs; ++i, at += s.w_stride, out += s.channels)
+    for (i64 c = 0; c < s.channels; c += L) {
+      Vector<T> sum = load(s.bias + c);
+      if constexpr (kTaps > 0) {
+#pragma GCC unroll 4
+        for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + c) * load(w[tap] + at + c);
+      } else {
+        for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + c) * load(s.w[tap] + at + c);
+      }
+      store(out + c, sum);
+    }
+}
+
+template <typename T>
+void pixel_stencil(const PixelStencil<T>& s) {
+  switch (s.taps) {
+    case 1:
+      return pixels<T, 1>(s);
+    case 2:
+      return pixels<T, 2>(s);
+    case 4:
+      return pixels<T, 4>(s);
+    default:
+      return pixels<T, 0>(s);
+  }
+}
+
 }  // namespace upscore::UPSCORE_ISA

@@ -23,6 +23,7 @@ Kernels<T> table() {
   fill_channel_products<T, 1, 1>(k);
   k.interleave = interleave<T>;
   k.stencil = stencil<T>;
+  k.pixel_stencil = pixel_stencil<T>;
   k.transpose = transpose<T>;
   k.unfold = unfold<T>;
   k.fill = fill<T>;
