@@ -13,7 +13,7 @@ namespace {
 
 constexpr i64 kSliceBytes = 2 << 20;  // of partial gradients, where there are too few tasks otherwise
 constexpr i64 kTasks = 16;
-constexpr i64 kSerialWork = 6 << 20;  // multiplications below which waking another thread costs more
+constexpr double kSerialCycles = 2e5;  // below which waking another thread costs more
 
 }  // namespace
 
@@ -28,7 +28,7 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
   const i64 slices = std::max<i64>(1, std::min({ceil_div(kTasks, way->tasks), affordable, way->tiles}));
-  if (call.batch * inputs.in_plane() * size < kSerialWork) threads = 1;
+  if (way->cost * static_cast<double>(call.batch * inputs.in_plane()) < kSerialCycles) threads = 1;
   Buffer<T> partial;
   if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));
   parallel_for(way->tasks * slices, threads, [&](i64 task) {
