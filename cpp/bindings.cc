@@ -327,6 +327,5 @@ NB_MODULE(_engine, m) {
   m.def("active_isa", &active_isa);
   m.def("force_isa", &force_isa, "name"_a);
   m.def("thread_count", &thread_count);
-  m.def("share_threads", &share_threads, "library"_a);
   m.def("set_thread_count", &set_thread_count, "count"_a);
 }

@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -121,22 +122,20 @@ class Pool {
 // GOMP_parallel of an OpenMP runtime (GCC's, LLVM's and Intel's have it): fn(data) in each of a team of threads.
 using OpenMP = void (*)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
 std::atomic<OpenMP> openmp{nullptr};
+std::atomic<bool> forked{false};
 
 // Never destroyed: workers may still sleep on it when the process ends.
 std::atomic<Pool*> pool{nullptr};
 
 // A forked child starts a pool of its own, because no other thread exists there and locks may be held; an OpenMP
 // runtime would wait for its lost threads for ever.
-void leave_threads_at_fork() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] {
-    pool.store(nullptr);
-    openmp.store(nullptr);
-  });
-  (void)registered;
-}
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] {
+  pool.store(nullptr);
+  openmp.store(nullptr);
+  forked.store(true);
+});
 
 Pool& the_pool() {
-  leave_threads_at_fork();
   Pool* p = pool.load();
   if (!p) {
     Pool* fresh = new Pool;
@@ -144,6 +143,34 @@ Pool& the_pool() {
     delete fresh;
   }
   return *p;
+}
+
+// How often a library was loaded into this process.
+std::uint64_t libraries_loaded() {
+  std::uint64_t loads = 0;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        *static_cast<std::uint64_t*>(data) = info->dlpi_adds;
+        return 1;
+      },
+      &loads);
+  return loads;
+}
+
+// The OpenMP runtime that torch uses, or null where torch is not loaded. Looked for again once a library was loaded.
+OpenMP torch_threads() {
+  static std::atomic<std::uint64_t> looked{0};
+  if (const OpenMP found = openmp.load()) return found;
+  if (forked.load()) return nullptr;
+  const std::uint64_t loads = libraries_loaded();
+  if (looked.exchange(loads) == loads) return nullptr;
+  void* const torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+  if (!torch) return nullptr;
+  // Looked up from torch on, so that it is the runtime which torch uses, should there be several.
+  const OpenMP found = reinterpret_cast<OpenMP>(dlsym(torch, "GOMP_parallel"));
+  openmp.store(found);
+  dlclose(torch);
+  return found;
 }
 
 }  // namespace
@@ -156,24 +183,13 @@ int thread_count() {
 
 void set_thread_count(int count) { wanted.store(count, std::memory_order_relaxed); }
 
-bool share_threads(const char* library) {
-  void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-  if (!loaded) return false;
-  // Looked up from the library on, so that it is the runtime which that library uses, should there be several.
-  void* found = dlsym(loaded, "GOMP_parallel");
-  leave_threads_at_fork();
-  if (found) openmp.store(reinterpret_cast<OpenMP>(found));
-  dlclose(loaded);
-  return found != nullptr;
-}
-
 void parallel_for(i64 count, int threads, const std::function<void(i64)>& task) {
   if (threads <= 1 || count <= 1) {
     for (i64 i = 0; i < count; ++i) task(i);
     return;
   }
   Job job(count, threads, task);
-  if (const OpenMP parallel = openmp.load())
+  if (const OpenMP parallel = torch_threads())
     // All of the team, whatever the count: a runtime ends the threads that a smaller team leaves over.
     parallel([](void* data) { static_cast<Job*>(data)->take(); }, &job, static_cast<unsigned>(threads), 0);
   else

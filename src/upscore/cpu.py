@@ -14,7 +14,7 @@ from upscore import _engine
 from upscore.errors import ArgumentError
 from upscore.geometry import per_axis
 
-__all__ = ["active", "available", "force", "set_threads", "share_threads", "threads"]
+__all__ = ["active", "available", "force", "set_threads", "threads"]
 
 
 def available() -> tuple[str, ...]:
@@ -46,21 +46,6 @@ def threads() -> int:
 def set_threads(count: int) -> None:
     """Use at most ``count`` threads a call. The results do not depend on it, to the bit."""
     _engine.set_thread_count(min(per_axis("count", count, 1, least=1)[0], 1024))
-
-
-def share_threads(library: str) -> bool:
-    """From now on, compute in the threads of the OpenMP runtime that ``library`` uses, and say whether there is one.
-
-    Threads of an OpenMP runtime wait for their next work by spinning, and would take processor time from the
-    engine's own where calls alternate with those of ``library``. ``upscore.nn`` shares torch's.
-
-    Args:
-        library: a shared library that the process has loaded, by the name that it was loaded by.
-
-    >>> share_threads("libnothing.so")
-    False
-    """
-    return _engine.share_threads(library)
 
 
 def _read_environment() -> None:

@@ -41,6 +41,36 @@ def test_layers_run_in_the_threads_that_torch_has():
 
 
 @needs_proc
+@pytest.mark.parametrize("first", ["upscore", "torch"])
+def test_numpy_layers_too_whichever_was_imported_first(first):
+    program = f"""
+    import os
+    import {first}
+    import numpy as np
+    import upscore as up
+
+    def threads():
+        return set(os.listdir("/proc/self/task"))
+
+    def added(function, *arguments):
+        before = threads()
+        function(*arguments)
+        return len(threads() - before)
+
+    up.cpu.set_threads(3)
+    layer, x = up.plan(np.ones((32, 24, 3, 4), "float32")), np.ones((2, 32, 50, 41), "float32")
+    if "{first}" == "upscore":
+        print(added(layer, x))
+    import torch
+    torch.set_num_threads(3)
+    print(added(torch.ones, 1 << 20), added(layer, x))
+    """
+    program = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["2"] * (first == "upscore") + ["2", "0"], done.stderr
+
+
+@needs_proc
 def test_bits_do_not_depend_on_torchs_threads():
     out = run_alone(
         """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from upscore import cpu, engine
+from upscore import engine
 from upscore.geometry import Geometry
 from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, last_array, pack
 
@@ -27,8 +27,6 @@ __all__ = [
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
-
-cpu.share_threads("libtorch_cpu.so")
 
 
 def is_native(x: Tensor) -> bool:
