@@ -16,6 +16,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "bias_gradient.h"
 #include "buffer.h"
 #include "channelwise.h"
 #include "cpu.h"
@@ -266,6 +267,16 @@ void gradient_of_weights(In<T> x, In<T> grad_y, Out<T> grad_w, Size stride, Size
 }
 
 template <typename T>
+void gradient_of_bias(In<T> grad_y, Out<T> grad_bias, int threads) {
+  require(grad_y.ndim() >= 2 && grad_bias.ndim() == 1 && dim(grad_y, 1) == dim(grad_bias, 0),
+          "the gradient of the bias has the channels of the output's");
+  i64 plane = 1;
+  for (std::size_t d = 2; d < grad_y.ndim(); ++d) plane *= dim(grad_y, d);
+  nb::gil_scoped_release release;
+  bias_gradient(threads, dim(grad_y, 0), dim(grad_y, 1), plane, grad_y.data(), grad_bias.data());
+}
+
+template <typename T>
 void turn_array(In<T> src, Out<T> dst, int threads) {
   require(src.ndim() == 3 && dst.ndim() == 3 && dim(src, 0) == dim(dst, 0) && dim(src, 1) == dim(dst, 2) &&
               dim(src, 2) == dim(dst, 1),
@@ -306,6 +317,7 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
       .def_prop_ro("isa", &Plan<T>::isa);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,
         "lo"_a, "groups"_a, "threads"_a);
+  m.def("bias_gradient", &gradient_of_bias<T>, "grad_y"_a, "grad_bias"_a.noconvert(), "threads"_a);
   m.def("turn", &turn_array<T>, "src"_a.noconvert(), "dst"_a.noconvert(), "threads"_a);
   m.def(make_empty, &empty<T>, "shape"_a);
 }

@@ -113,6 +113,7 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
         yield filtered.run(x, geometry, size, threads=threads)
         yield backward.run(grad_y, geometry, x.shape[2:], threads=threads)
         yield engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1], threads=threads)
+        yield engine.bias_gradient(grad_y, threads=threads)
 
     one = list(everything(1))
     for threads in (2, 3, 8):

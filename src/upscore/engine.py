@@ -18,7 +18,16 @@ from upscore._engine import Filtering
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
-__all__ = ["NATIVE_RANK", "Filtering", "Packed", "channels_first", "channels_last", "empty", "weight_gradient"]
+__all__ = [
+    "NATIVE_RANK",
+    "Filtering",
+    "Packed",
+    "bias_gradient",
+    "channels_first",
+    "channels_last",
+    "empty",
+    "weight_gradient",
+]
 
 Array = NDArray[Any]
 
@@ -187,6 +196,13 @@ def weight_gradient(
         _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, threads)
         grad_w[_tap(tap)] = part
     return grad_w
+
+
+def bias_gradient(grad_y: Array, threads: int = 0) -> Array:
+    """The sum of ``grad_y`` (N, C, *m) over all but its channels, ``(C,)``."""
+    grad_bias = np.empty(grad_y.shape[1], grad_y.dtype)
+    _engine.bias_gradient(grad_y, grad_bias, threads or _engine.thread_count())
+    return grad_bias
 
 
 def _tap(tap: tuple[int, ...]) -> tuple[slice | int, ...]:

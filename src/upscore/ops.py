@@ -311,5 +311,4 @@ def conv_transpose_backward(
         )
     grad_x = engine.Packed(weights, None, geometry, groups, adjoint=True).run(grad, geometry, array.shape[2:])
     grad_w = engine.weight_gradient(array, grad, geometry, groups, weights.shape[1])
-    grad_b = grad.sum(axis=(0, *range(2, grad.ndim)), dtype=np.float64).astype(grad.dtype)
-    return restore(grad_x), restore_w(grad_w), restore_w(grad_b)
+    return restore(grad_x), restore_w(grad_w), restore_w(engine.bias_gradient(grad))

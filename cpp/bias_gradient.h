@@ -1,0 +1,12 @@
+// grad_bias[c] = sum over batch and outputs i of grad_y[c][i].
+#pragma once
+
+#include "geometry.h"
+
+namespace upscore {
+
+// grad_y (batch, channels, plane) -> grad_bias (channels). The order of additions does not depend on the threads.
+template <typename T>
+void bias_gradient(int threads, i64 batch, i64 channels, i64 plane, const T* grad_y, T* grad_bias);
+
+}  // namespace upscore
