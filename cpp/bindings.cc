@@ -141,7 +141,7 @@ class Plan {
     if (channelwise_) return {channelwise_->channels_last(), channelwise_->channels_last()};
     if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo}, threads);
-    if (!plan.direct || plan.direct->small_map) return {false, false};
+    if (!plan.direct || (plan.direct->channel_lanes && !plan.direct->channel_lanes->rectangle)) return {false, false};
     return {true, layer_.rows % target_.lanes == 0};
   }
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "channel_lanes.h"
 #include "panel.h"
 #include "scratch.h"
-#include "small_map.h"
 #include "threads.h"
 #include "write.h"
 
@@ -327,7 +327,7 @@ class Execution {
 template <typename T>
 void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
-  if (schedule.small_map) return execute_small_map(layer, call, packing, schedule, kernels, packed, bias, x, y);
+  if (schedule.channel_lanes) return execute_channel_lanes(layer, call, packing, schedule, kernels, packed, bias, x, y);
   Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
 }
 

@@ -6,14 +6,15 @@
 #include <set>
 #include <sstream>
 
-#include "small_map.h"
+#include "channel_lanes.h"
 
 namespace upscore {
 namespace {
 
-constexpr double kSerialWork = 6e6;  // multiplications, or as long, below which waking another thread costs more
-constexpr i64 kMaxVectors = 12;      // vectors of positions in a tile
-constexpr i64 kFewRows = 32;         // rows of products up to which copying counts:
+constexpr double kSerialWork = 6e6;    // multiplications, or as long, below which waking another thread costs more
+constexpr double kSerialCycles = 1e5;  // the same, where they are known
+constexpr i64 kMaxVectors = 12;        // vectors of positions in a tile
+constexpr i64 kFewRows = 32;           // rows of products up to which copying counts:
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
 constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
@@ -22,6 +23,7 @@ constexpr i64 kShortRow = 64;     // positions in a row below which rows are put
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added
 constexpr double kCopy = 3;       // a vector into a panel
+constexpr double kPick = 2;       // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kTask = 500;
 
@@ -30,9 +32,7 @@ i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 class Scheduler {
  public:
   Scheduler(const Layer& layer, const Call& call, const Packing& packing, const Target& target, int threads)
-      : layer_(layer), call_(call), packing_(packing), target_(target), lanes_(target.lanes) {
-    s_.threads = threads;
-  }
+      : layer_(layer), call_(call), packing_(packing), target_(target), lanes_(target.lanes), threads_(threads) {}
 
   Schedule build() {
     lay_out_axes();
@@ -42,11 +42,12 @@ class Scheduler {
     cut_reductions();
     const double cycles = cost_ * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
     if (!call_.reads_last && !call_.writes_last)
-      s_.small_map = plan_small_map(layer_, call_, packing_, target_, s_, enough_);
-    if (s_.small_map && s_.small_map->cycles < cycles) {
-      s_.why = explain_small_map(layer_, target_, s_);
+      s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
+    if (s_.channel_lanes && s_.channel_lanes->cycles < cycles) {
+      if (s_.channel_lanes->cycles * static_cast<double>(layer_.groups) > kSerialCycles) s_.threads = threads_;
+      s_.why = explain_channel_lanes(layer_, target_, s_);
     } else {
-      s_.small_map.reset();
+      s_.channel_lanes.reset();
       choose_chunks();
       explain();
     }
@@ -121,7 +122,7 @@ class Scheduler {
     const double places = static_cast<double>(offsets_.size()) * kCopy / kProduct;
     const double work = static_cast<double>(s_.positions * layer_.groups * layer_.cols) *
                         (static_cast<double>(layer_.rows * layer_.taps()) + places);
-    if (work < kSerialWork) s_.threads = 1;
+    s_.threads = work < kSerialWork ? 1 : threads_;
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =
         packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
@@ -143,7 +144,7 @@ class Scheduler {
   double cost(i64 vectors, double used_vectors, double copied_vectors) const {
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     const i64 step = s_.axis[2].in_step;
-    const double strided = step == 1 ? 0 : static_cast<double>(std::min(step, lanes_));
+    const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
     return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
             (kCopy + strided) * copied_vectors + kTask / static_cast<double>(layer_.cols)) /
            used_vectors;
@@ -272,6 +273,7 @@ class Scheduler {
   const Packing& packing_;
   const Target& target_;
   const i64 lanes_;
+  const int threads_;
   Schedule s_;
   std::vector<Size> offsets_;
   i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;

@@ -62,22 +62,32 @@ struct Writing {
 // `axis` as the output is written, `channels` of it, in all images.
 Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target);
 
-// A small map, whose positions fill lanes badly and whose border is much of it: lanes run along output channels
-// instead. Outputs of an image that use the same taps form a group.
-struct SmallMap {
+// Lanes run along output channels instead of positions; outputs of a part that use the same taps form a group. A part
+// is some images of a small map, whose positions fill lanes badly and whose border is much of it; or a rectangle of a
+// larger one, with zeros around it, where a stride would make inputs hard to bring into lanes.
+struct ChannelLanes {
   struct Group {
     std::vector<i64> taps;     // of the phase; ascending
     std::vector<i64> outputs;  // positions
-    std::vector<i64> inputs;   // positions: per output, one for each tap
+    std::vector<i64> inputs;   // positions: per output, one for each tap; or, if regular, of the first output alone
+    std::vector<i64> shift;    // if regular: per output, from the first one's inputs to its own
+  };
+  struct Rectangle {
+    i64 across, down;         // outputs
+    i64 per_row, per_column;  // rectangles next to each other, below each other
+    Size inputs;              // that its taps reach; of the first axis, those at its taps
   };
   std::vector<std::vector<Group>> groups;  // per phase
-  i64 inputs = 0, outputs = 0;             // of an image
-  bool zeros = false;                      // the last of the inputs is a zero, for taps that read outside
-  i64 images = 1, chunk = 0;               // of a task: images, output channels
-  i64 image_pitch = 1;                     // of a panel, [input][column][image]
-  i64 positions = 1;                       // of a register tile
-  i64 panel = 0, sums = 0;                 // scratch per task, in numbers
-  double cycles = 0;                       // that it should take
+  std::optional<Rectangle> rectangle;
+  i64 inputs = 0, outputs = 0;  // of an image or rectangle
+  bool zeros = false;           // the last of the inputs is a zero, for taps that read outside
+  i64 images = 1, chunk = 0;    // of a task: images, output channels
+  i64 parts = 1;                // of a group and chunk
+  i64 columns = 1;              // in a panel, at most
+  i64 image_pitch = 1;          // of a panel, [input][column][image]
+  i64 positions = 1;            // of a register tile
+  i64 panel = 0, sums = 0;      // scratch per task, in numbers
+  double cycles = 0;            // that it should take
 };
 
 struct Schedule {
@@ -92,7 +102,7 @@ struct Schedule {
   i64 panel = 0, sums = 0;  // scratch per task, in numbers
   Writing writing;
   int threads = 1;
-  std::optional<SmallMap> small_map;
+  std::optional<ChannelLanes> channel_lanes;
   std::string why;
 };
 

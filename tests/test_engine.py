@@ -32,6 +32,7 @@ LAYERS = {
     "small map": ((2, 70, 3, 4), (70, 32, 4, 5), Geometry((4, 5), (2, 3), crop=((1, 1), (2, 0))), 1),
     "small map, groups": ((9, 66, 2, 3), (66, 16, 3, 5), Geometry((3, 5), (1, 2), crop=((0, 1), (1, -2))), 2),
     "single inputs": ((5, 131, 1, 1), (131, 48, 3, 4), Geometry((3, 4), 1), 1),
+    "stride five": ((2, 48, 26, 37), (48, 20, 5, 7), Geometry((5, 7), (3, 5), crop=((3, 1), (-1, 2))), 1),
     "stride one": ((1, 32, 15, 18), (32, 24, 3, 3), Geometry((3, 3), 1, crop=1), 1),
     "odd stride, groups": ((1, 30, 13, 14), (30, 7, 5, 4), Geometry((5, 4), (3, 5), crop=((-2, 1), (0, -3))), 3),
     "dilated": ((1, 16, 17, 12), (16, 12, 3, 4), Geometry((3, 4), (2, 3), (3, 2)), 1),
@@ -138,6 +139,32 @@ def test_lanes_along_channels_give_the_bits_of_lanes_along_positions(isa, dtype)
     assert " of a small map: lanes run along channels" in layer.why(3, geometry, *sizes[0])
     assert "small map" not in layer.why(3, geometry, *sizes[1])
     np.testing.assert_array_equal(alone, among_zeros[:, :, 40 : 40 + alone.shape[2], 30 : 30 + alone.shape[3]])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize(
+    ("x", "w", "geometry", "groups"),
+    [
+        ((2, 48, 41, 56), (48, 20, 5, 5), Geometry((5, 5), 3, crop=((3, 1), (-1, 2))), 1),
+        ((1, 32, 40, 47), (32, 16, 7, 7), Geometry((7, 7), 5, (2, 1), crop=((-9, 4), (2, 30))), 1),
+        ((1, 64, 12, 13, 20), (64, 16, 4, 4, 3), Geometry((4, 4, 3), 2, crop=((1, 1), (5, 0), (0, -4))), 1),
+        ((1, 64, 43, 130), (64, 15, 4, 3), Geometry((4, 3), (2, 3)), 2),
+    ],
+)
+def test_rectangles_give_the_bits_of_lanes_along_positions(x, w, geometry, groups, isa, dtype):
+    """Inputs that are channels last already are read with lanes along positions."""
+    cpu.force(isa)
+    rng = np.random.default_rng(11)
+    layer = engine.Packed(rng.standard_normal(w).astype(dtype), None, geometry, groups, adjoint=True)
+    size = geometry.output_size(x[2:])
+    grad = rng.standard_normal((x[0], w[1] * groups, *size)).astype(dtype)
+    why = layer.why(x[0], geometry, size, x[2:])
+    if isa == "avx512" and dtype is np.float32:  # others have lanes so few that picking inputs out is quicker
+        assert "lanes run along channels" in why
+        assert "small map" not in why
+    last = layer.run_last(np.ascontiguousarray(np.moveaxis(grad, 1, -1)), geometry, x[2:])
+    np.testing.assert_array_equal(layer.run(grad, geometry, x[2:]), np.moveaxis(last, -1, 1))
 
 
 @st.composite

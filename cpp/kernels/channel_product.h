@@ -1,5 +1,5 @@
 // The product with lanes along output channels: NV vectors of weights by P positions, whose inputs are broadcast.
-// For maps too small to fill lanes with positions. Terms are added in the order of product.h: the bits are the same.
+// Terms are added in the order of product.h: the bits are the same.
 #pragma once
 
 #include "kernels.h"
@@ -36,9 +36,10 @@ void channel_product(const ChannelProduct<T>& p) {
   const char* ahead = p.ahead;
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* w = p.w + p.w_offset[tap];
-    const T* x[P];
-#pragma GCC unroll 8
-    for (int q = 0; q < P; ++q) x[q] = p.x + p.x_offset[tap * P + q];
+    const T *const inputs = p.x + p.x_tap[tap], *x[P];
+    const i64* offset = p.x_offset + tap * p.x_offset_step;
+#pragma GCC unroll 12
+    for (int q = 0; q < P; ++q) x[q] = inputs + offset[q];
     i64 at = 0;
     for (i64 column = 0; column < p.columns; column += C, w += C * UPSCORE_TILE_ROWS) {
 #pragma GCC unroll 8
@@ -49,14 +50,14 @@ void channel_product(const ChannelProduct<T>& p) {
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c, at += p.x_stride) {
         if (c > 0 && column + c == p.columns) break;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int q = 0; q < P; ++q)
 #pragma GCC unroll 8
           for (int v = 0; v < NV; ++v) acc[q][v] += x[q][at] * rows[c][v];
       }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int q = 0; q < P; ++q)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {

@@ -52,9 +52,9 @@ template <typename T>
 using OutputKernel = void (*)(const Product<T>&, const OutputRows<T>&);
 
 // The same with lanes along rows, for P positions: c[c_offset[q] + r] (+)= sum over taps and columns of
-// w[w_offset[tap] + row r of the column] * x[x_offset[tap*P + q] + column*x_stride].
+// w[w_offset[tap] + row r of the column] * x[x_tap[tap] + x_offset[tap*x_offset_step + q] + column*x_stride].
 constexpr int kMaxRowVectors = 3;
-constexpr int kMaxPositions = 8;
+constexpr int kMaxPositions = 12;
 
 template <typename T>
 struct ChannelProduct {
@@ -62,8 +62,8 @@ struct ChannelProduct {
   i64 w_tile_stride;  // from one tile of rows to the next
   const i64* w_offset;
   const T* x;
-  const i64* x_offset;
-  i64 x_stride;
+  const i64 *x_tap, *x_offset;
+  i64 x_offset_step, x_stride;
   i64 taps, columns;
   T* c;
   const i64* c_offset;
