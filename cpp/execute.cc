@@ -122,12 +122,12 @@ class Execution {
     i64 width;
     if (schedule_.window.by_rows) {
       split_rectangle(schedule_.axis, schedule_.tile, tile, target_.lanes, segments);
-      width = round_up(segments[0].length);
+      width = round_up(segments[0].length, target_.lanes);
     } else {
       const i64 first = tile * schedule_.tile.positions;
       const i64 last = std::min(first + schedule_.tile.positions, schedule_.positions);
       split_tile(schedule_.axis, first, last, segments);
-      width = round_up(last - first);
+      width = round_up(last - first, target_.lanes);
     }
     const i64 rows = schedule_.window.by_rows ? static_cast<i64>(segments.size()) : 1;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
@@ -309,8 +309,6 @@ class Execution {
       }
     }
   }
-
-  i64 round_up(i64 positions) const { return ceil_div(positions, target_.lanes) * target_.lanes; }
 
   const Layer& layer_;
   const Call& call_;

@@ -59,5 +59,8 @@ std::vector<AxisPhase> axis_residues(i64 kernel, i64 stride, i64 dilation, bool 
 
 inline i64 floor_div(i64 a, i64 b) { return a / b - ((a % b != 0) && ((a < 0) != (b < 0))); }
 inline i64 ceil_div(i64 a, i64 b) { return floor_div(a + b - 1, b); }
+inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
+// The largest of equal pieces of at most `most`.
+inline i64 piece(i64 all, i64 most) { return ceil_div(all, ceil_div(all, most)); }
 
 }  // namespace upscore

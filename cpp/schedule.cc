@@ -27,8 +27,6 @@ constexpr double kPick = 2;       // for every step between the inputs that are 
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kTask = 500;
 
-i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
-
 class Scheduler {
  public:
   Scheduler(const Layer& layer, const Call& call, const Packing& packing, const Target& target, int threads)

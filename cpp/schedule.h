@@ -79,15 +79,15 @@ struct ChannelLanes {
   };
   std::vector<std::vector<Group>> groups;  // per phase
   std::optional<Rectangle> rectangle;
-  i64 inputs = 0, outputs = 0;  // of an image or rectangle
-  bool zeros = false;           // the last of the inputs is a zero, for taps that read outside
-  i64 images = 1, chunk = 0;    // of a task: images, output channels
-  i64 parts = 1;                // of a group and chunk
-  i64 columns = 1;              // in a panel, at most
-  i64 image_pitch = 1;          // of a panel, [input][column][image]
-  i64 positions = 1;            // of a register tile
-  i64 panel = 0, sums = 0;      // scratch per task, in numbers
-  double cycles = 0;            // that it should take
+  i64 inputs = 0, outputs = 0;     // of an image or rectangle
+  bool zeros = false;              // the last of the inputs is a zero, for taps that read outside
+  i64 images = 1, chunk = 0;       // of a task: images, output channels
+  i64 parts = 1;                   // of a group and chunk
+  i64 columns = 1;                 // in a panel, at most
+  i64 image_pitch = 1;             // of a panel, [input][column][image]
+  i64 vectors = 1, positions = 1;  // of a register tile
+  i64 panel = 0, sums = 0;         // scratch per task, in numbers
+  double cycles = 0;               // that it should take
 };
 
 struct Schedule {

@@ -1,0 +1,277 @@
+#include <algorithm>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "channel_lanes.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kMostOutputs = 1024;   // positions of an image
+constexpr i64 kMostPairs = 1 << 15;  // of an output and a tap
+
+// Where the taps of one output position of one axis read, if inside.
+struct Reads {
+  i64 phase, taps;  // taps: all of the phase's
+  std::vector<i64> tap, input;
+};
+
+std::vector<Reads> reads_of(const AxisPlan& axis) {
+  std::vector<Reads> all;
+  for (i64 y = 0; y < axis.out; ++y) {
+    Reads reads{y % axis.out_step, 0, {}, {}};
+    const AxisPhase& phase = axis.phases[static_cast<std::size_t>(reads.phase)];
+    reads.taps = static_cast<i64>(phase.offset.size());
+    for (i64 t = 0; t < reads.taps; ++t) {
+      const i64 input = y / axis.out_step * axis.in_step + phase.offset[static_cast<std::size_t>(t)];
+      if (input < 0 || input >= axis.in) continue;
+      reads.tap.push_back(t);
+      reads.input.push_back(input);
+    }
+    all.push_back(std::move(reads));
+  }
+  return all;
+}
+
+// Per phase, the outputs that use the same taps.
+std::vector<std::vector<ChannelLanes::Group>> group_outputs(const AxisPlan* axis, std::size_t phases) {
+  std::vector<std::map<std::vector<i64>, ChannelLanes::Group>> by_taps(phases);
+  i64 output = 0;
+  const std::vector<Reads> deep = reads_of(axis[0]), down = reads_of(axis[1]), across = reads_of(axis[2]);
+  for (const Reads& z : deep)
+    for (const Reads& y : down)
+      for (const Reads& x : across) {
+        std::vector<i64> taps, inputs;
+        for (std::size_t iz = 0; iz < z.tap.size(); ++iz)
+          for (std::size_t iy = 0; iy < y.tap.size(); ++iy)
+            for (std::size_t ix = 0; ix < x.tap.size(); ++ix) {
+              taps.push_back((z.tap[iz] * y.taps + y.tap[iy]) * x.taps + x.tap[ix]);
+              inputs.push_back((z.input[iz] * axis[1].in + y.input[iy]) * axis[2].in + x.input[ix]);
+            }
+        const i64 phase = (z.phase * axis[1].out_step + y.phase) * axis[2].out_step + x.phase;
+        ChannelLanes::Group& group = by_taps[static_cast<std::size_t>(phase)][taps];
+        group.taps = std::move(taps);
+        group.outputs.push_back(output++);
+        group.inputs.insert(group.inputs.end(), inputs.begin(), inputs.end());
+      }
+  std::vector<std::vector<ChannelLanes::Group>> groups(phases);
+  for (std::size_t i = 0; i < phases; ++i)
+    for (auto& [taps, group] : by_taps[i]) groups[i].push_back(std::move(group));
+  return groups;
+}
+
+// One group of all: the taps that some of them use; where others read outside, they read the input `zero`.
+ChannelLanes::Group merge(const std::vector<ChannelLanes::Group>& groups, i64 zero) {
+  std::set<i64> used;
+  for (const ChannelLanes::Group& group : groups) used.insert(group.taps.begin(), group.taps.end());
+  ChannelLanes::Group all;
+  all.taps.assign(used.begin(), used.end());
+  for (const ChannelLanes::Group& group : groups)
+    for (std::size_t o = 0; o < group.outputs.size(); ++o) {
+      all.outputs.push_back(group.outputs[o]);
+      auto input = group.inputs.begin() + static_cast<std::ptrdiff_t>(o * group.taps.size());
+      for (i64 tap : all.taps)
+        all.inputs.push_back(std::binary_search(group.taps.begin(), group.taps.end(), tap) ? *input++ : zero);
+    }
+  return all;
+}
+
+// All outputs read the same inputs, at shifts: what the first one reads and the shifts are enough.
+void make_regular(ChannelLanes::Group& group) {
+  const std::size_t taps = group.taps.size();
+  for (std::size_t o = 0; o < group.outputs.size(); ++o)
+    group.shift.push_back(taps ? group.inputs[o * taps] - group.inputs[0] : 0);
+  group.inputs.resize(taps);
+}
+
+// Vectors of channels that are computed together, of so many rows.
+i64 row_vectors(i64 rows, i64 unit, i64 lanes) {
+  return round_up(piece(rows, kMaxRowVectors * lanes / unit * unit), unit) / lanes;
+}
+
+// Cycles for so many outputs with so many taps, of all the columns and a vector of channels. Register tiles of
+// `vectors` by `positions` take two loads or two products a cycle, wait for additions if they have few, and for weights
+// from the second-level cache.
+double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 positions, i64 vectors) {
+  constexpr double kLatency = 4, kWait = 1.5, kCall = 40;
+  const i64 most = piece(outputs, positions);
+  const double p = static_cast<double>(most), v = static_cast<double>(vectors);
+  const double tap = std::max({0.5 * p * v, 0.5 * (p + v), kLatency}) + kWait;
+  const double calls = static_cast<double>(ceil_div(columns, packing.columns)) * kCall;
+  return static_cast<double>(ceil_div(outputs, most)) * (static_cast<double>(columns * taps) * tap + calls) / v;
+}
+constexpr double kTurn = 0.4;  // to turn a number
+
+bool allowed(const Layer& layer, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
+  return !packing.fused && packing.tile_rows == target.tile_rows && layer.rows % unit == 0 &&
+         unit <= kMaxRowVectors * target.lanes && schedule.positions > 0;
+}
+
+std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, const Packing& packing,
+                                        const Target& target, const Schedule& schedule, i64 tasks) {
+  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, target.tile_rows), bytes = target.number_bytes;
+  if (!allowed(layer, packing, target, schedule, unit)) return std::nullopt;
+  ChannelLanes map;
+  i64 in = 1;
+  map.outputs = 1;
+  for (std::size_t a = 0; a < kAxes; ++a)
+    if ((map.outputs *= call.out[a]) > kMostOutputs || (in *= call.in[a]) > kMostPairs) return std::nullopt;
+  if (in * layer.taps() > kMostPairs) return std::nullopt;
+
+  // As many images at once as leave room for the sums of some vectors of channels.
+  const i64 rows = std::min(layer.rows, kMaxRowVectors * unit);
+  const i64 panel = (Limits::panel_bytes / ((in + 1) * bytes) - lanes) / packing.columns;
+  const i64 sums = Limits::sum_bytes / (map.outputs * (rows + lanes) * bytes);
+  const i64 images = std::min(panel < lanes ? panel : panel / lanes * lanes, sums);
+  if (panel < 1) return std::nullopt;
+  map.images = piece(call.batch, std::clamp<i64>(images, 1, call.batch));
+  map.image_pitch = map.images <= lanes ? map.images : round_up(map.images, lanes);
+  const i64 outputs = map.outputs * map.images;
+  map.parts = ceil_div(call.batch, map.images);
+  map.chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
+  while (map.chunk > unit && map.parts * layer.groups * ceil_div(layer.rows, map.chunk) < tasks)
+    map.chunk = std::max(unit, map.chunk / 2 / unit * unit);
+  map.chunk = round_up(piece(layer.rows, map.chunk), unit);
+
+  // With few positions it is better to multiply some zeros than to take the weights several times.
+  map.vectors = row_vectors(map.chunk, unit, lanes);
+  map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
+  map.groups = group_outputs(schedule.axis, schedule.phases.size());
+  for (std::vector<ChannelLanes::Group>& groups : map.groups) {
+    auto cost = [&](const ChannelLanes::Group& group) {
+      return cycles(packing, layer.cols, static_cast<i64>(group.outputs.size()) * map.images,
+                    static_cast<i64>(group.taps.size()), map.positions, map.vectors);
+    };
+    double apart = 0;
+    for (const ChannelLanes::Group& group : groups) apart += cost(group);
+    if (groups.size() > 1) {
+      ChannelLanes::Group all = merge(groups, in);
+      const double together = cost(all);
+      if (together < apart) {
+        groups = {std::move(all)};
+        map.zeros = true;
+        map.cycles += together;
+        continue;
+      }
+    }
+    for (ChannelLanes::Group& group : groups) make_regular(group);
+    map.cycles += apart;
+  }
+  map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+  map.columns = packing.columns;
+  map.inputs = in + map.zeros;
+  map.panel = map.inputs * (packing.columns * map.image_pitch + lanes);
+  map.sums = outputs * (map.chunk + lanes);
+  return map;
+}
+
+// One rectangle's outputs and what they read.
+ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const Layer& layer) {
+  const Size &kernel = layer.kernel, &inputs = rectangle.inputs;
+  ChannelLanes::Group group;
+  for (i64 tap = 0; tap < layer.taps(); ++tap) {
+    group.taps.push_back(tap);
+    group.inputs.push_back(
+        (tap / (kernel[1] * kernel[2]) * inputs[1] + tap / kernel[2] % kernel[1] * layer.dilation[1]) * inputs[2] +
+        tap % kernel[2] * layer.dilation[2]);
+  }
+  for (i64 y = 0; y < rectangle.down; ++y)
+    for (i64 x = 0; x < rectangle.across; ++x) {
+      group.outputs.push_back(y * rectangle.across + x);
+      group.shift.push_back(y * layer.stride[1] * inputs[2] + x * layer.stride[2]);
+    }
+  return group;
+}
+
+std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call, const Packing& packing,
+                                            const Target& target, const Schedule& schedule, i64 tasks) {
+  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, target.tile_rows), bytes = target.number_bytes;
+  if (layer.transposed || !allowed(layer, packing, target, schedule, unit)) return std::nullopt;
+  ChannelLanes map;
+  // Whole vectors of channels are turned: those of several reductions, if one has fewer.
+  map.columns = std::min(ceil_div(lanes, packing.columns) * packing.columns, layer.cols);
+  const i64 pitch = round_up(map.columns, lanes) + lanes;
+  const i64 room = Limits::panel_bytes / (pitch * bytes);
+  Size extent;
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    extent[a] = (layer.kernel[a] - 1) * layer.dilation[a] + 1;
+    if (extent[a] > room) return std::nullopt;
+  }
+  for (i64 per_row = 1; per_row <= 64; ++per_row) {
+    ChannelLanes::Rectangle r{};
+    r.across = ceil_div(call.out[2], per_row);
+    if (per_row > 1 && r.across < lanes) break;  // too short to turn in vectors
+    const i64 wide = (r.across - 1) * layer.stride[2] + extent[2];
+    if (wide > room) continue;
+    const i64 tall = room / (wide * layer.kernel[0]);
+    if (tall < extent[1]) continue;
+    const i64 most = Limits::sum_bytes / (r.across * (unit + lanes) * bytes);
+    if (most < 1) continue;
+    r.down = piece(call.out[1], std::clamp<i64>((tall - extent[1]) / layer.stride[1] + 1, 1, most));
+    r.per_row = ceil_div(call.out[2], r.across);
+    r.per_column = ceil_div(call.out[1], r.down);
+    r.inputs = {layer.kernel[0], (r.down - 1) * layer.stride[1] + extent[1], wide};
+    const i64 outputs = r.across * r.down;
+    const i64 parts = call.batch * call.out[0] * r.per_row * r.per_column;
+    i64 chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
+    while (chunk > unit && parts * layer.groups * ceil_div(layer.rows, chunk) < tasks)
+      chunk = std::max(unit, chunk / 2 / unit * unit);
+    chunk = round_up(piece(layer.rows, chunk), unit);
+    const i64 vectors = row_vectors(chunk, unit, lanes);
+    const i64 positions = std::min<i64>(kMaxPositions, target.registers / vectors);
+    const double inputs =
+        static_cast<double>(r.inputs[0] * r.inputs[1] * std::max(wide, lanes) * round_up(layer.cols, lanes));
+    const double turned =
+        inputs * static_cast<double>(ceil_div(layer.rows, chunk)) + static_cast<double>(outputs * layer.rows);
+    const double all =
+        static_cast<double>(parts) * (cycles(packing, layer.cols, outputs, layer.taps(), positions, vectors) *
+                                          static_cast<double>(layer.rows / lanes) +
+                                      kTurn * turned);
+    if (map.rectangle && all >= map.cycles) continue;
+    map.rectangle = r;
+    map.cycles = all;
+    map.parts = parts;
+    map.chunk = chunk;
+    map.vectors = vectors;
+    map.positions = positions;
+    map.outputs = outputs;
+    map.inputs = r.inputs[0] * r.inputs[1] * r.inputs[2];
+    map.panel = map.inputs * pitch + lanes;
+    map.sums = outputs * (chunk + lanes);
+  }
+  if (!map.rectangle) return std::nullopt;
+  map.groups = {{outputs_of(*map.rectangle, layer)}};
+  return map;
+}
+
+}  // namespace
+
+std::optional<ChannelLanes> plan_channel_lanes(const Layer& layer, const Call& call, const Packing& packing,
+                                               const Target& target, const Schedule& schedule, i64 tasks) {
+  std::optional<ChannelLanes> images = plan_images(layer, call, packing, target, schedule, tasks);
+  std::optional<ChannelLanes> rectangles = plan_rectangles(layer, call, packing, target, schedule, tasks);
+  return rectangles && (!images || rectangles->cycles < images->cycles) ? rectangles : images;
+}
+
+std::string explain_channel_lanes(const Layer& layer, const Target& target, const Schedule& schedule) {
+  const ChannelLanes& map = *schedule.channel_lanes;
+  std::size_t groups = 0;
+  for (const auto& phase : map.groups) groups += phase.size();
+  std::ostringstream why;
+  why << (layer.transposed ? "transposed convolution" : "convolution") << (map.rectangle ? "" : " of a small map")
+      << ": lanes run along channels, register tiles of " << map.vectors << " vectors of " << target.lanes
+      << " channels x " << map.positions << " positions; ";
+  if (map.rectangle)
+    why << "a task computes " << map.rectangle->down << " x " << map.rectangle->across << " outputs";
+  else
+    why << "the " << map.outputs << " outputs of an image fall into " << groups
+        << (groups == 1 ? " group that uses" : " groups, each of which uses") << " the same taps"
+        << (map.zeros ? ", or zeros where few lie outside" : "") << "; a task computes " << map.images
+        << (map.images == 1 ? " image" : " images");
+  why << " and " << map.chunk << " of " << layer.rows << " channels; " << schedule.threads
+      << (schedule.threads == 1 ? " thread" : " threads");
+  return why.str();
+}
+
+}  // namespace upscore

@@ -1,0 +1,61 @@
+"""Lanes along channels give the bits of lanes along positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from upscore import cpu, engine
+from upscore.geometry import Geometry
+
+
+@pytest.fixture(autouse=True)
+def _restore_isa():
+    isa = cpu.active()
+    yield
+    cpu.force(isa)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("isa", cpu.available())
+def test_small_maps(isa, dtype):
+    """The sizes decide which way is taken. A small map with zeros around it is a large one, cropped."""
+    cpu.force(isa)
+    rng = np.random.default_rng(7)
+    w, bias = rng.standard_normal((67, 32, 4, 3)).astype(dtype), rng.standard_normal(32).astype(dtype)
+    small = rng.standard_normal((3, 67, 3, 5)).astype(dtype)
+    large = np.zeros((3, 67, 43, 65), dtype)
+    large[:, :, 20:23, 30:35] = small
+    geometry = Geometry((4, 3), (2, 1))
+    layer = engine.Packed(w, bias, geometry, 1)
+    sizes = [(x.shape[2:], geometry.output_size(x.shape[2:])) for x in (small, large)]
+    alone, among_zeros = (layer.run(x, geometry, size[1]) for x, size in zip((small, large), sizes, strict=True))
+    assert " of a small map: lanes run along channels" in layer.why(3, geometry, *sizes[0])
+    assert "small map" not in layer.why(3, geometry, *sizes[1])
+    np.testing.assert_array_equal(alone, among_zeros[:, :, 40 : 40 + alone.shape[2], 30 : 30 + alone.shape[3]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize(
+    ("x", "w", "geometry", "groups"),
+    [
+        ((2, 48, 41, 56), (48, 20, 5, 5), Geometry((5, 5), 3, crop=((3, 1), (-1, 2))), 1),
+        ((1, 32, 40, 47), (32, 16, 7, 7), Geometry((7, 7), 5, (2, 1), crop=((-9, 4), (2, 30))), 1),
+        ((1, 64, 12, 13, 20), (64, 16, 4, 4, 3), Geometry((4, 4, 3), 2, crop=((1, 1), (5, 0), (0, -4))), 1),
+        ((1, 64, 43, 130), (64, 15, 4, 3), Geometry((4, 3), (2, 3)), 2),
+    ],
+)
+def test_rectangles_of_strided_maps(x, w, geometry, groups, isa, dtype):
+    """Inputs that are channels last already are read with lanes along positions."""
+    cpu.force(isa)
+    rng = np.random.default_rng(11)
+    layer = engine.Packed(rng.standard_normal(w).astype(dtype), None, geometry, groups, adjoint=True)
+    size = geometry.output_size(x[2:])
+    grad = rng.standard_normal((x[0], w[1] * groups, *size)).astype(dtype)
+    why = layer.why(x[0], geometry, size, x[2:])
+    if isa == "avx512" and dtype is np.float32:  # others have lanes so few that picking inputs out is quicker
+        assert "lanes run along channels" in why
+        assert "small map" not in why
+    last = layer.run_last(np.ascontiguousarray(np.moveaxis(grad, 1, -1)), geometry, x[2:])
+    np.testing.assert_array_equal(layer.run(grad, geometry, x[2:]), np.moveaxis(last, -1, 1))
