@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "gradient_channels.h"
+#include "gradient_channelwise.h"
 #include "gradient_taps.h"
 #include "scratch.h"
 #include "threads.h"
@@ -22,13 +23,14 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
                      const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
-  std::unique_ptr<WeightGradient<T>> other = gradient_channels(inputs);
-  if (other && other->cost < way->cost) way = std::move(other);
+  for (auto other : {gradient_channels<T>, gradient_channelwise<T>})
+    if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
   const i64 slices = std::max<i64>(1, std::min({ceil_div(kTasks, way->tasks), affordable, way->tiles}));
-  if (way->cost * static_cast<double>(call.batch * inputs.in_plane()) < kSerialCycles) threads = 1;
+  const i64 positions = call.batch * layer.groups * inputs.in_plane();
+  if (way->cost * static_cast<double>(positions) < kSerialCycles) threads = 1;
   Buffer<T> partial;
   if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));
   parallel_for(way->tasks * slices, threads, [&](i64 task) {

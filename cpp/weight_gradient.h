@@ -18,7 +18,7 @@ class WeightGradient {
  public:
   virtual ~WeightGradient() = default;
   i64 tasks = 1, tiles = 0;
-  double cost = 0;  // cycles per position, for choosing; only proportions matter
+  double cost = 0;  // cycles per position and group
   // Writes the sum over the tiles [first, last) of a task to its part of grad_w, a whole array of weights.
   virtual void compute(i64 task, i64 first, i64 last, T* grad_w) const = 0;
 };

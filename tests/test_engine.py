@@ -27,6 +27,7 @@ LAYERS = {
     "one output channel": ((1, 24, 33, 41), (24, 1, 4, 4), Geometry((4, 4), 2, crop=1), 1),
     "score maps": ((1, 5, 9, 11), (5, 5, 16, 12), Geometry((16, 12), (8, 6)), 1),
     "per channel": ((2, 7, 19, 23), (7, 1, 8, 6), Geometry((8, 6), (4, 3), crop=((1, 2), (2, 0))), 7),
+    "per channel, dilated": ((2, 5, 9, 130), (5, 1, 3, 4), Geometry((3, 4), (1, 3), 2, crop=((1, 0), (2, -1))), 5),
     "kernel of the stride": ((1, 48, 21, 17), (48, 32, 2, 2), Geometry((2, 2), 2), 1),
     "many channels": ((3, 96, 4, 5), (96, 40, 4, 3), Geometry((4, 3), 2, crop=((1, 1), (0, 2))), 1),
     "small map": ((2, 70, 3, 4), (70, 32, 4, 5), Geometry((4, 5), (2, 3), crop=((1, 1), (2, 0))), 1),

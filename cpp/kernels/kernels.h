@@ -141,6 +141,9 @@ struct Kernels {
   // dst[i*dst_pitch + j] = src[i*step + j*spread] for i < positions, j < length. Up to a vector more of each row is
   // read and written.
   void (*unfold)(const T* src, i64 step, i64 spread, i64 positions, i64 length, T* dst, i64 dst_pitch);
+  // For t < taps: sums[t*lanes + l] += x[i] * lines[place[t] + i] for i < count, i % lanes = l. Up to a vector more of
+  // each is read.
+  void (*dots)(const T* x, i64 count, const T* lines, const i64* place, i64 taps, T* sums);
   void (*fill)(T value, i64 length, T* dst);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);

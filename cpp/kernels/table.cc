@@ -1,5 +1,6 @@
 // The table of this instruction set.
 #include "channel_product.h"
+#include "dots.h"
 #include "interleave.h"
 #include "kernels.h"
 #include "minimal.h"
@@ -26,6 +27,7 @@ Kernels<T> table() {
   k.pixel_stencil = pixel_stencil<T>;
   k.transpose = transpose<T>;
   k.unfold = unfold<T>;
+  k.dots = dots<T>;
   k.fill = fill<T>;
   k.stream = stream<T>;
   k.transform_inputs = transform_inputs<T>;

@@ -1,0 +1,47 @@
+// Products of one row with several others, summed lane by lane.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace upscore::UPSCORE_ISA {
+
+template <typename T, int N>
+void some_dots(const T* x, i64 count, const T* lines, const i64* place, T* sums) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[N];
+  const T* line[N];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) {
+    sum[n] = load(sums + n * L);
+    line[n] = lines + place[n];
+  }
+  i64 i = 0;
+  for (; i + L <= count; i += L) {
+    const Vector<T> a = load(x + i);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) sum[n] += a * load(line[n] + i);
+  }
+  if (i < count) {  // what lies beyond may be no number
+    Index<T> lane;
+    for (int l = 0; l < L; ++l) lane[l] = l;
+    const auto inside = lane < static_cast<LaneIndex<T>>(count - i);
+    const Vector<T> zeros{}, a = inside ? load(x + i) : zeros;
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) sum[n] += a * (inside ? load(line[n] + i) : zeros);
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) store(sums + n * L, sum[n]);
+}
+
+// For t < taps: sums[t*lanes + l] += x[i] * lines[place[t] + i] for i < count, i % lanes = l.
+template <typename T>
+void dots(const T* x, i64 count, const T* lines, const i64* place, i64 taps, T* sums) {
+  constexpr int L = kLanes<T>;
+  i64 t = 0;
+  for (; t + 8 <= taps; t += 8) some_dots<T, 8>(x, count, lines, place + t, sums + t * L);
+  for (; t + 4 <= taps; t += 4) some_dots<T, 4>(x, count, lines, place + t, sums + t * L);
+  for (; t < taps; ++t) some_dots<T, 1>(x, count, lines, place + t, sums + t * L);
+}
+
+}  // namespace upscore::UPSCORE_ISA
