@@ -5,6 +5,7 @@
 
 #include "gradient_channels.h"
 #include "gradient_channelwise.h"
+#include "gradient_inputs.h"
 #include "gradient_taps.h"
 #include "scratch.h"
 #include "threads.h"
@@ -23,7 +24,7 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
                      const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
-  for (auto other : {gradient_channels<T>, gradient_channelwise<T>})
+  for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_inputs<T>})
     if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
