@@ -159,6 +159,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     map.cycles += apart;
   }
   map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+  map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * ceil_div(layer.rows, map.chunk));
   map.columns = packing.columns;
   map.inputs = in + map.zeros;
   map.panel = map.inputs * (packing.columns * map.image_pitch + lanes);

@@ -166,7 +166,9 @@ class Scheduler {
     const i64 runs = ceil_div(s_.positions, vectors * lanes_);
     vectors = ceil_div(ceil_div(s_.positions, runs), lanes_);
     const double used = static_cast<double>(s_.positions) / static_cast<double>(runs * lanes_);
-    const double pieces = static_cast<double>(vectors) * (1 + static_cast<double>(lanes_) / static_cast<double>(row));
+    // Where a row ends in a vector, another run begins; one whose inputs are picked out takes long to begin.
+    const double ends = (s_.axis[2].in_step == 1 ? 1 : 3) * static_cast<double>(lanes_) / static_cast<double>(row);
+    const double pieces = static_cast<double>(vectors) * (1 + ends);
     cost_ = cost(vectors, used, static_cast<double>(offsets_.size()) * pieces);
     s_.tile = {vectors * lanes_, 1, ceil_div(s_.positions, vectors * lanes_), 1, 1};
     s_.window = plain_window(offsets_);
