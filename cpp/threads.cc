@@ -77,9 +77,12 @@ class Pool {
       std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(workers_.size()) < helpers) {
         const int id = static_cast<int>(workers_.size());
-        workers_.emplace_back([this, id] { work(id); });
-        workers_.back().detach();
+        std::thread worker([this, id] { work(id); });
+        workers_.push_back(worker.native_handle());
+        worker.detach();
+        avoided_ = -1;
       }
+      leave_the_core_to_the_caller();
       job_ = &job;
       helpers_ = helpers;
       ++round_;
@@ -94,6 +97,18 @@ class Pool {
   }
 
  private:
+  // A worker that is woken for a call of less than a millisecond often starts on the core of the thread that woke it,
+  // and waits there until that has done all the work: the system has not looked for an idle core by then.
+  void leave_the_core_to_the_caller() {
+    const int core = sched_getcpu();
+    if (core < 0 || core == avoided_) return;
+    avoided_ = core;
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0) return;
+    if (CPU_COUNT(&cores) > 1) CPU_CLR(static_cast<std::size_t>(core), &cores);
+    for (const pthread_t worker : workers_) pthread_setaffinity_np(worker, sizeof cores, &cores);
+  }
+
   void work(int id) {
     std::uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
@@ -112,7 +127,8 @@ class Pool {
 
   std::mutex turn_, mutex_;
   std::condition_variable wake_, done_;
-  std::vector<std::thread> workers_;
+  std::vector<pthread_t> workers_;
+  int avoided_ = -1;  // the core that no worker may use
   Job* job_ = nullptr;
   std::atomic<int> running_{0};
   int helpers_ = 0;
