@@ -257,6 +257,26 @@ def run_alone(program, timeout=120, **environment):
     return done.stdout
 
 
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/task") or len(os.sched_getaffinity(0)) < 2,
+    reason="hardware: needs Linux's /proc and two cores",
+)
+def test_workers_keep_off_the_callers_core():
+    out = run_alone(
+        """
+        import os
+        import numpy as np, upscore as up
+
+        before = set(os.listdir("/proc/self/task"))
+        up.cpu.set_threads(3)
+        up.plan(np.ones((64, 32, 4, 4), "float32"), stride=2)(np.ones((1, 64, 48, 48), "float32"))
+        workers = set(os.listdir("/proc/self/task")) - before
+        print(len(workers), {len(os.sched_getaffinity(0)) - len(os.sched_getaffinity(int(w))) for w in workers})
+        """
+    )
+    assert out == "2 {1}\n"
+
+
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="hardware: this system cannot fork")
 sanitized = pytest.mark.skipif(
     "UPSCORE_SANITIZED" in os.environ,
