@@ -91,11 +91,13 @@ i64 phases_of(const Layer& layer) {
 template <typename T>
 class Plan {
  public:
-  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed, Filtering filtering)
+  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed, Filtering filtering,
+       bool last)
       : layer_(layer_of(axes_of(w), stride, dilation, groups, dim(w, 0), dim(w, 1), transposed)),
         kernels_(&active_table<T>()),
         isa_(active_isa()),
-        filtering_(filtering) {
+        filtering_(filtering),
+        last_(last) {
     if (bias) {
       require(bias->ndim() == 1 && dim(*bias, 0) == layer_.groups * layer_.rows, "one bias per output channel");
       bias_.assign(bias->data(), bias->data() + bias->size());
@@ -109,16 +111,17 @@ class Plan {
       return;
     }
     target_ = target_of(*kernels_);
-    packing_ = plan_packing(layer_, target_);
+    packing_ = plan_packing(layer_, target_, last);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
     pack_weights(layer_, packing_, thread_count(), w.data(), weights_.data());
-    if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_);
+    if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
     const Call call = call_of(x, y, lo, reads_last, writes_last);
     if (reads_last || writes_last)
       require(takes_last(call, threads, reads_last, writes_last), "channels last where channels_last says so");
+    require(!packing_.last || reads_last || y.size() == 0, "channels last, as packed for");
     if (y.size() == 0) return;
     nb::gil_scoped_release release;
     const T* bias = bias_.empty() ? nullptr : bias_.data();
@@ -129,8 +132,9 @@ class Plan {
     }
     const Schedules plan = schedules_of(call, threads);
     if (plan.minimal)
-      execute_minimal(layer_, call, *minimal_packing_, *plan.minimal, *kernels_, minimal_weights(threads)->data(), bias,
-                      x.data(), y.data());
+      (call.writes_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
+                                                                        *kernels_, minimal_weights(threads)->data(),
+                                                                        bias, x.data(), y.data());
     else
       execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
   }
@@ -140,16 +144,19 @@ class Plan {
     if (batch == 0) return {false, false};
     if (channelwise_) return {channelwise_->channels_last(), channelwise_->channels_last()};
     if (phases_of(layer_) > kMostPhases) return {false, false};
-    const Schedules plan = schedules_of({batch, in, out, lo}, threads);
-    if (!plan.direct || (plan.direct->channel_lanes && !plan.direct->channel_lanes->rectangle)) return {false, false};
-    return {true, layer_.rows % target_.lanes == 0};
+    const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
+    if (plan.minimal) return {minimal_packing_->last, minimal_packing_->last};
+    return {true, plan.direct->channel_lanes.has_value()};
   }
+
+  // Whether calls have to be channels last.
+  bool only_last() const { return packing_.last; }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + ": ";
     if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
     if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
-    const Schedules plan = schedules_of({batch, in, out, lo}, threads);
+    const Schedules plan = schedules_of({batch, in, out, lo, packing_.last, packing_.last}, threads);
     return isa + (plan.minimal ? plan.minimal->why : plan.direct->why);
   }
 
@@ -185,6 +192,7 @@ class Plan {
     Layer layer;
     const Kernels<T>* kernels;
     Filtering filtering;
+    bool last;
     Call call;
     int threads;
     bool operator==(const Sizes&) const = default;
@@ -202,7 +210,7 @@ class Plan {
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
   Schedules schedules_of(const Call& call, int threads) const {
-    const Sizes sizes{layer_, kernels_, filtering_, call, threads};
+    const Sizes sizes{layer_, kernels_, filtering_, last_, call, threads};
     auto& [mutex, all] = memory();
     {
       std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
@@ -214,7 +222,7 @@ class Plan {
           }
     }
     Schedules plan;
-    if (minimal_packing_ && !call.reads_last && !call.writes_last)
+    if (minimal_packing_ && call.reads_last == call.writes_last)
       if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, packing_, target_, threads, filtering_))
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
     if (!plan.minimal)
@@ -245,6 +253,7 @@ class Plan {
   const Kernels<T>* kernels_;
   std::string isa_;
   Filtering filtering_;
+  bool last_;  // packed to be run channels last
   Target target_{};
   std::optional<Channelwise<T>> channelwise_;
   Packing packing_;
@@ -307,12 +316,14 @@ Numpy<T> empty(const std::vector<std::size_t>& shape) {
 template <typename T>
 void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
-      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering>(), "w"_a, "bias"_a.none(),
-           "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a)
+      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering, bool>(), "w"_a, "bias"_a.none(),
+           "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a,
+           "last"_a)
       .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
            "writes_last"_a = false)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
+      .def_prop_ro("only_last", &Plan<T>::only_last)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,

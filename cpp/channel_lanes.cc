@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "panel.h"
 #include "scratch.h"
 #include "threads.h"
 
@@ -25,7 +26,9 @@ class Task {
         x_end_(x + call.batch * layer.groups * layer.cols * call.in[0] * call.in[1] * call.in[2]),
         y_(y),
         plane_(call.in[0] * call.in[1] * call.in[2]),
-        out_plane_(call.out[0] * call.out[1] * call.out[2]) {}
+        out_plane_(call.out[0] * call.out[1] * call.out[2]),
+        in_channels_(layer.groups * layer.cols),
+        out_channels_(layer.groups * layer.rows) {}
 
   // Output channels [first_row, first_row + rows) of one group, of one part of the outputs.
   void compute(i64 part, i64 group, i64 first_row, i64 rows) {
@@ -37,17 +40,16 @@ class Task {
     panel_ = scratch<T>(static_cast<std::size_t>(map_.panel + map_.sums));
     sums_ = panel_ + map_.panel;
     panel_first_ = panel_last_ = 0;
+    if (map_.last) std::fill_n(panel_, map_.panel, T(0));
     cut();
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       const Block& block = blocks_[i];
-      const Reduction& r = *block.reduction;
-      const bool first = block.reduction == &schedule_.reductions.front();
-      if (r.column_last > panel_last_) copy_inputs(r.column_first);
+      if (!map_.last && block.reduction->column_last > panel_last_) copy_inputs(block.reduction->column_first);
       fetch_ahead(block, i + 1 < blocks_.size() ? &blocks_[i + 1] : nullptr);
-      for (const ChannelLanes::Group& group : map_.groups[block.phase])
-        multiply(group, block, !first, &r == &schedule_.reductions.back());
+      if (map_.run) multiply_run(block);
+      for (const ChannelLanes::Group& group : map_.groups[block.phase]) multiply(group, block);
     }
-    write();
+    if (!map_.last) write();
   }
 
  private:
@@ -63,6 +65,10 @@ class Task {
   void place(i64 part) {
     first_ = {0, 0, 0};
     images_ = 1;
+    if (map_.run) {
+      split_tile(schedule_.axis, part * map_.run, std::min((part + 1) * map_.run, schedule_.positions), segments_);
+      return;
+    }
     if (!map_.rectangle) {
       image_ = part * map_.images;
       images_ = std::min(map_.images, call_.batch - image_);
@@ -82,8 +88,8 @@ class Task {
     const i64 most = map_.vectors * kernels_.lanes;
     for (const Reduction& r : schedule_.reductions)
       for (std::size_t phase = 0; phase < map_.groups.size(); ++phase) {
-        if (map_.groups[phase].empty()) continue;
-        const PhaseClass& c = packing_.classes[static_cast<std::size_t>(schedule_.phases[phase].packed_class)];
+        if (map_.groups[phase].empty() && !map_.run) continue;
+        const PhaseClass& c = taps_of(phase);
         const i64 columns = r.column_last - r.column_first;
         for (i64 row = 0; row < rows_; row += most) {
           const i64 rows = std::min(most, rows_ - row);
@@ -149,6 +155,7 @@ class Task {
     ahead_step_ = 0;
     if (!next) return;
     i64 terms = 0;
+    if (map_.run) terms = ceil_div(map_.run, map_.positions) * taps_of(block.phase).taps;
     for (const ChannelLanes::Group& group : map_.groups[block.phase])
       terms += ceil_div(static_cast<i64>(group.outputs.size()) * images_, map_.positions) *
                static_cast<i64>(group.taps.size());
@@ -156,62 +163,178 @@ class Task {
     if (terms > 0) ahead_step_ = ceil_div(next->size * static_cast<i64>(sizeof(T)), terms);
   }
 
-  void multiply(const ChannelLanes::Group& group, const Block& block, bool accumulate, bool last_terms) {
-    const Reduction& r = *block.reduction;
-    const PhaseTaps& phase = schedule_.phases[block.phase];
-    const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
-    const i64 columns = r.column_last - r.column_first, all_taps = static_cast<i64>(group.taps.size());
-    i64 first = 0, last = all_taps;  // taps of this reduction
-    auto offset = [&](i64 tap) {
-      return phase.offset_of[static_cast<std::size_t>(group.taps[static_cast<std::size_t>(tap)])];
-    };
-    while (first < last && offset(first) < r.offset_first) ++first;
-    while (last > first && offset(last - 1) >= r.offset_last) --last;
-    const T* bias = bias_ && last_terms ? bias_ + group_ * layer_.rows + first_row_ + block.row : nullptr;
-    if (first == last && accumulate && !bias) return;
+  const PhaseClass& taps_of(std::size_t phase) const {
+    return packing_.classes[static_cast<std::size_t>(schedule_.phases[phase].packed_class)];
+  }
+  bool is_first(const Block& block) const { return block.reduction == &schedule_.reductions.front(); }
+  bool is_last(const Block& block) const { return block.reduction == &schedule_.reductions.back(); }
 
-    const bool regular = !group.shift.empty();
-    i64 w_offset[Limits::offsets], x_tap[Limits::offsets] = {}, x_offset[Limits::offsets * kMaxPositions],
-                                   c_offset[kMaxPositions];
-    for (i64 t = first; t < last; ++t) {
-      w_offset[t - first] = group.taps[static_cast<std::size_t>(t)] * columns * packing_.tile_rows;
-      if (regular) x_tap[t - first] = group.inputs[static_cast<std::size_t>(t)] * input_pitch_;
-    }
+  // What all products of a block share; `taps` of the phase, in `tap`.
+  struct Taps {
+    i64 taps = 0;
+    i64 tap[Limits::offsets];
+    i64 w_offset[Limits::offsets], x_tap[Limits::offsets] = {};
+  };
+  ChannelProduct<T> product_of(const Block& block, Taps& taps) const {
+    const Reduction& r = *block.reduction;
+    const i64 columns = r.column_last - r.column_first;
+    for (i64 t = 0; t < taps.taps; ++t) taps.w_offset[t] = taps.tap[t] * columns * packing_.tile_rows;
     ChannelProduct<T> p;
     p.w = block.weights;
-    p.w_tile_stride = c.taps * columns * packing_.tile_rows;
-    p.w_offset = w_offset;
-    p.x = panel_ + (r.column_first - panel_first_) * map_.image_pitch;
-    p.x_tap = x_tap;
-    p.x_offset = x_offset;
-    p.x_stride = map_.image_pitch;
-    p.taps = last - first;
+    p.w_tile_stride = taps_of(block.phase).taps * columns * packing_.tile_rows;
+    p.w_offset = taps.w_offset;
+    p.x_tap = taps.x_tap;
+    p.x_stride = map_.last ? 1 : map_.image_pitch;
+    p.taps = taps.taps;
     p.columns = columns;
-    p.c = sums_ + block.row;
+    p.c = map_.last ? y_ + group_ * layer_.rows + first_row_ + block.row : sums_ + block.row;
+    p.accumulate = !is_first(block);
+    p.bias = bias_ && is_last(block) ? bias_ + group_ * layer_.rows + first_row_ + block.row : nullptr;
+    p.past_caches = map_.last && schedule_.writing.stream && schedule_.reductions.size() == 1 &&
+                    out_channels_ % kernels_.lanes == 0 &&
+                    reinterpret_cast<std::uintptr_t>(y_) % (static_cast<std::size_t>(kernels_.lanes) * sizeof(T)) == 0;
+    return p;
+  }
+
+  void run_product(ChannelProduct<T>& p, const Block& block, i64 count) {
+    p.ahead = ahead_;
+    p.ahead_step = ahead_step_;
+    ahead_ += p.taps * p.columns * ahead_step_;
+    const auto& kernels = !packing_.last ? kernels_.channel_product : p.x_pitch ? kernels_.line_product : kernels_.vector_product;
+    kernels[block.rows / kernels_.lanes][count](p);
+  }
+
+  void multiply(const ChannelLanes::Group& group, const Block& block) {
+    const Reduction& r = *block.reduction;
+    const PhaseTaps& phase = schedule_.phases[block.phase];
+    const i64 all_taps = static_cast<i64>(group.taps.size());
+    const bool regular = !group.shift.empty();
+    const i64 input = map_.last ? in_channels_ : input_pitch_, image_pitch = map_.last ? plane_ * in_channels_ : 1;
+    Taps taps;
+    i64 first = all_taps;  // of this reduction
+    for (i64 t = 0; t < all_taps; ++t) {
+      const i64 tap = group.taps[static_cast<std::size_t>(t)],
+                offset = phase.offset_of[static_cast<std::size_t>(tap)];
+      if (offset < r.offset_first || offset >= r.offset_last) continue;
+      first = std::min(first, t);
+      taps.tap[taps.taps] = tap;
+      if (regular) taps.x_tap[taps.taps] = group.inputs[static_cast<std::size_t>(t)] * input;
+      ++taps.taps;
+    }
+    ChannelProduct<T> p = product_of(block, taps);
+    if (p.taps == 0 && p.accumulate && !p.bias) return;
+    const T* const inputs = map_.last ? x_ + image_ * image_pitch + group_ * layer_.cols + r.column_first
+                                      : panel_ + (r.column_first - panel_first_) * map_.image_pitch;
+    const T* x[Limits::offsets * kMaxPositions];
+    i64 c_offset[kMaxPositions];
+    p.x = x;
     p.c_offset = c_offset;
-    p.accumulate = accumulate;
-    p.bias = bias;
     // Positions are counted over outputs and, within them, images.
     const i64 all = static_cast<i64>(group.outputs.size()) * images_;
     for (i64 begin = 0, most = piece(all, map_.positions); begin < all; begin += most) {
       const i64 count = std::min(most, all - begin);
       for (i64 q = 0; q < count; ++q) {
-        const i64 output = (begin + q) / images_, image = (begin + q) % images_;
-        c_offset[q] = (image * map_.outputs + group.outputs[static_cast<std::size_t>(output)]) * pitch_;
+        const auto output = static_cast<std::size_t>((begin + q) / images_);
+        const i64 image = (begin + q) % images_;
+        c_offset[q] = map_.last ? ((image_ + image) * out_plane_ + group.outputs[output]) * out_channels_
+                                : (image * map_.outputs + group.outputs[output]) * pitch_;
         if (regular) {
-          x_offset[q] = group.shift[static_cast<std::size_t>(output)] * input_pitch_ + image;
+          x[q] = inputs + group.shift[output] * input + image * image_pitch;
           continue;
         }
-        for (i64 t = first; t < last; ++t)
-          x_offset[(t - first) * count + q] =
-              group.inputs[static_cast<std::size_t>(output * all_taps + t)] * input_pitch_ + image;
+        const i64* from = &group.inputs[output * static_cast<std::size_t>(all_taps) + static_cast<std::size_t>(first)];
+        for (i64 t = 0; t < p.taps; ++t)
+          x[t * count + q] =
+              map_.last && from[t] == plane_ ? panel_ : inputs + from[t] * input + image * image_pitch;
       }
-      p.x_offset_step = regular ? 0 : count;
-      p.ahead = ahead_;
-      p.ahead_step = ahead_step_;
-      ahead_ += p.taps * columns * ahead_step_;
-      kernels_.channel_product[block.rows / kernels_.lanes][count](p);
+      p.x_step = regular ? 0 : count;
+      run_product(p, block, count);
     }
+  }
+
+  // A run of positions, channels last. Most products read at the same distances for all positions; those at borders
+  // have zeros for what lies outside.
+  void multiply_run(const Block& block) {
+    const Reduction& r = *block.reduction;
+    const PhaseTaps& phase = schedule_.phases[block.phase];
+    const AxisPlan* axis = schedule_.axis;
+    Taps taps;
+    const Size* offset[Limits::offsets];
+    for (i64 t = 0; t < static_cast<i64>(phase.offset_of.size()); ++t) {
+      const i64 at = phase.offset_of[static_cast<std::size_t>(t)];
+      if (at < r.offset_first || at >= r.offset_last) continue;
+      offset[taps.taps] = &schedule_.window.offsets[static_cast<std::size_t>(at)];
+      taps.tap[taps.taps++] = t;
+    }
+    ChannelProduct<T> p = product_of(block, taps);
+    if (p.taps == 0 && p.accumulate && !p.bias) return;
+    const i64 rest = static_cast<i64>(block.phase);
+    const Size residue{rest / (axis[2].out_step * axis[1].out_step), rest / axis[2].out_step % axis[1].out_step,
+                       rest % axis[2].out_step};
+    const T* x[Limits::offsets * kMaxPositions];
+    i64 c_offset[kMaxPositions], count = 0;
+    p.x = x;
+    p.c_offset = c_offset;
+    auto flush = [&](bool in_line) {
+      p.x_step = in_line ? 0 : kMaxPositions;
+      p.x_pitch = in_line ? axis[2].in_step * in_channels_ : 0;
+      if (count > 0) run_product(p, block, count);
+      count = 0;
+    };
+    i64 all = 0;
+    for (const Segment& s : segments_) all += outputs_of(s, residue);
+    i64 most = piece(std::max<i64>(all, 1), map_.positions);
+    for (const Segment& s : segments_) {
+      const i64 length = outputs_of(s, residue);
+      if (length == 0) continue;
+      if (map_.by_rows) most = piece(length, map_.positions);
+      const T* line[Limits::offsets];  // per tap, the first position's input, if there is such a line
+      i64 start[Limits::offsets], inside = 0, end = length;  // where no tap reads outside
+      for (i64 t = 0; t < p.taps; ++t) {
+        const i64 z = s.at[0] * axis[0].in_step + (*offset[t])[0], y = s.at[1] * axis[1].in_step + (*offset[t])[1];
+        start[t] = s.at[2] * axis[2].in_step + (*offset[t])[2];
+        const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
+        line[t] = x_ + (((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) * axis[2].in) *
+                           in_channels_ +
+                  group_ * layer_.cols + r.column_first;
+        inside = std::max(inside, exists ? ceil_div(-start[t], axis[2].in_step) : length);
+        end = std::min(end, ceil_div(axis[2].in - start[t], axis[2].in_step));
+        if (!exists) start[t] = -length * axis[2].in_step;  // outside, all of it
+      }
+      const i64 c = (((s.batch * axis[0].out + s.at[0] * axis[0].out_step + residue[0]) * axis[1].out +
+                      s.at[1] * axis[1].out_step + residue[1]) *
+                         axis[2].out +
+                     s.at[2] * axis[2].out_step + residue[2]) *
+                    out_channels_;
+      const i64 c_step = axis[2].out_step * out_channels_;
+      for (i64 i = 0; i < length;) {
+        if (count == 0 && i >= inside && i + most <= end) {
+          for (i64 t = 0; t < p.taps; ++t) taps.x_tap[t] = (line[t] - line[0]) + (start[t] - start[0]) * in_channels_;
+          x[0] = p.taps ? line[0] + (start[0] + i * axis[2].in_step) * in_channels_ : panel_;
+          for (; count < most; ++count, ++i) c_offset[count] = c + i * c_step;
+          flush(true);
+          std::fill_n(taps.x_tap, p.taps, 0);
+          continue;
+        }
+        for (i64 t = 0; t < p.taps; ++t) {
+          const i64 at = start[t] + i * axis[2].in_step;
+          x[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[t] + at * in_channels_ : panel_;
+        }
+        c_offset[count] = c + i * c_step;
+        ++i;
+        if (++count == most) flush(false);
+      }
+      if (map_.by_rows) flush(false);
+    }
+    flush(false);
+  }
+
+  // How many of a segment's positions have an output in this phase.
+  i64 outputs_of(const Segment& s, const Size& residue) const {
+    const AxisPlan* axis = schedule_.axis;
+    for (std::size_t a = 0; a < 2; ++a)
+      if (s.at[a] * axis[a].out_step + residue[a] >= axis[a].out) return 0;
+    return std::clamp<i64>(ceil_div(axis[2].out - residue[2], axis[2].out_step) - s.at[2], 0, s.length);
   }
 
   // From [image or row][output][channel] to [channel][output].
@@ -258,7 +381,7 @@ class Task {
   const Kernels<T>& kernels_;
   const T *const packed_, *const bias_, *const x_, *const x_end_;
   T* const y_;
-  const i64 plane_, out_plane_;
+  const i64 plane_, out_plane_, in_channels_, out_channels_;
   Size first_{};
   i64 image_ = 0, images_ = 1;
   i64 group_ = 0, first_row_ = 0, rows_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0, panel_last_ = 0;
@@ -266,6 +389,7 @@ class Task {
   const char* ahead_ = nullptr;
   i64 ahead_step_ = 0;
   std::vector<Block> blocks_;
+  std::vector<Segment> segments_;
 };
 
 }  // namespace

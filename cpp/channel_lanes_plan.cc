@@ -104,13 +104,14 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
 constexpr double kTurn = 0.4;  // to turn a number
 
 bool allowed(const Layer& layer, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
-  return !packing.fused && packing.tile_rows == target.tile_rows && layer.rows % unit == 0 &&
+  const bool whole = packing.tile_rows == (packing.last ? target.lanes : target.tile_rows);
+  return !packing.fused && whole && layer.rows % unit == 0 &&
          unit <= kMaxRowVectors * target.lanes && schedule.positions > 0;
 }
 
 std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, const Packing& packing,
                                         const Target& target, const Schedule& schedule, i64 tasks) {
-  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, target.tile_rows), bytes = target.number_bytes;
+  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
   if (!allowed(layer, packing, target, schedule, unit)) return std::nullopt;
   ChannelLanes map;
   i64 in = 1;
@@ -159,6 +160,11 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     map.cycles += apart;
   }
   map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+  if (call.reads_last) {
+    map.last = true;
+    map.panel = packing.columns;
+    return map;
+  }
   map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * ceil_div(layer.rows, map.chunk));
   map.columns = packing.columns;
   map.inputs = in + map.zeros;
@@ -187,7 +193,7 @@ ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const L
 
 std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call, const Packing& packing,
                                             const Target& target, const Schedule& schedule, i64 tasks) {
-  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, target.tile_rows), bytes = target.number_bytes;
+  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
   if (layer.transposed || !allowed(layer, packing, target, schedule, unit)) return std::nullopt;
   ChannelLanes map;
   // Whole vectors of channels are turned: those of several reductions, if one has fewer.
@@ -246,12 +252,65 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
   return map;
 }
 
+// Channels last: runs of positions and chunks of channels such that weights and inputs are read seldom, and all threads
+// have work.
+std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call&, const Packing& packing,
+                                      const Target& target, const Schedule& schedule, i64 tasks) {
+  constexpr double kFetch = 0.1;  // cycles for a byte that does not come from a core's own caches
+  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
+  if (!allowed(layer, packing, target, schedule, unit)) return std::nullopt;
+  i64 dense = 1, phases = 1, taps = 0;  // inputs or outputs of a position
+  for (const AxisPlan& axis : schedule.axis) {
+    dense *= axis.in_step;
+    phases *= axis.out_step;
+  }
+  for (const PhaseTaps& phase : schedule.phases) taps += static_cast<i64>(phase.offset_of.size());
+  const bool adds = schedule.reductions.size() > 1;
+  const i64 room = Limits::panel_bytes / (packing.columns * dense * bytes);
+  std::optional<ChannelLanes> best;
+  for (i64 chunks = 1; chunks <= layer.rows / unit; chunks *= 2) {
+    ChannelLanes map;
+    map.last = true;
+    map.panel = packing.columns;
+    map.chunk = round_up(piece(layer.rows, ceil_div(layer.rows, chunks)), unit);
+    map.vectors = row_vectors(map.chunk, unit, lanes);
+    map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
+    const i64 fit = adds ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
+    const i64 cuts = ceil_div(layer.rows, map.chunk) * layer.groups;
+    // Positions in a line are multiplied faster: products end with rows unless these are too short for that.
+    const i64 row = schedule.axis[2].positions, wide = piece(row, map.positions);
+    map.by_rows = cycles(packing, 64, row, 1, wide, map.vectors) * static_cast<double>(map.positions) <
+                  1.15 * cycles(packing, 64, map.positions, 1, map.positions, map.vectors) * static_cast<double>(row);
+    for (i64 most = std::clamp<i64>(fit, map.positions, schedule.positions);; most /= 2) {
+      map.run = piece(schedule.positions, std::max(most, map.positions));
+      if (map.run > row) map.run = round_up(map.run, row);
+      map.parts = ceil_div(schedule.positions, map.run);
+      double work = 0;
+      for (const PhaseTaps& phase : schedule.phases)
+        work += cycles(packing, layer.cols, map.run, static_cast<i64>(phase.offset_of.size()), map.positions,
+                       map.vectors);
+      work *= static_cast<double>(layer.rows / lanes * map.parts);
+      const i64 all = map.parts * cuts;
+      const double idle = static_cast<double>(round_up(all, tasks)) / static_cast<double>(all);
+      const double weights = static_cast<double>(taps * layer.rows * layer.cols * (map.parts - 1));
+      const double inputs =
+          static_cast<double>(schedule.positions * dense * layer.cols * (ceil_div(layer.rows, map.chunk) - 1));
+      map.cycles = work * idle + kFetch * static_cast<double>(bytes) * (weights + inputs);
+      if (!best || map.cycles < best->cycles) best = map;
+      if (most <= map.positions) break;
+    }
+  }
+  if (best) best->groups.resize(schedule.phases.size());
+  return best;
+}
+
 }  // namespace
 
 std::optional<ChannelLanes> plan_channel_lanes(const Layer& layer, const Call& call, const Packing& packing,
                                                const Target& target, const Schedule& schedule, i64 tasks) {
   std::optional<ChannelLanes> images = plan_images(layer, call, packing, target, schedule, tasks);
-  std::optional<ChannelLanes> rectangles = plan_rectangles(layer, call, packing, target, schedule, tasks);
+  std::optional<ChannelLanes> rectangles =
+      (call.reads_last ? plan_runs : plan_rectangles)(layer, call, packing, target, schedule, tasks);
   return rectangles && (!images || rectangles->cycles < images->cycles) ? rectangles : images;
 }
 
@@ -260,11 +319,13 @@ std::string explain_channel_lanes(const Layer& layer, const Target& target, cons
   std::size_t groups = 0;
   for (const auto& phase : map.groups) groups += phase.size();
   std::ostringstream why;
-  why << (layer.transposed ? "transposed convolution" : "convolution") << (map.rectangle ? "" : " of a small map")
-      << ": lanes run along channels, register tiles of " << map.vectors << " vectors of " << target.lanes
+  why << (layer.transposed ? "transposed convolution" : "convolution")
+      << (map.rectangle || map.run ? "" : " of a small map") << (map.last ? ", channels last" : "") << ": lanes run along channels, register tiles of " << map.vectors << " vectors of " << target.lanes
       << " channels x " << map.positions << " positions; ";
   if (map.rectangle)
     why << "a task computes " << map.rectangle->down << " x " << map.rectangle->across << " outputs";
+  else if (map.run)
+    why << "a task computes the outputs of " << map.run << " positions";
   else
     why << "the " << map.outputs << " outputs of an image fall into " << groups
         << (groups == 1 ? " group that uses" : " groups, each of which uses") << " the same taps"

@@ -181,7 +181,8 @@ class Broadcast final : public WeightGradient<T> {
     const Layer& layer = in_.layer;
     const i64 width = wide(), slab = tall() * width, height = in_.kernels.tile_rows, lanes = in_.kernels.lanes;
     const i64 lines = at.images * at.down, all = part.rows * taps_;
-    i64 w_offset[kLines], x_tap[kLines], x_offset[kMaxPositions], c_offset[kMaxPositions];
+    i64 w_offset[kLines], x_tap[kLines], c_offset[kMaxPositions];
+    const T* x[kMaxPositions];
     for (i64 n = 0; n < at.images; ++n)
       for (i64 r = 0; r < at.down; ++r) {
         w_offset[n * at.down + r] = (n * at.down + r) * at.across * height;
@@ -190,10 +191,9 @@ class Broadcast final : public WeightGradient<T> {
     ChannelProduct<T> p;
     p.w_tile_stride = lines * at.across * height;
     p.w_offset = w_offset;
-    p.x = gradient;
+    p.x = x;
+    p.x_step = 0;
     p.x_tap = x_tap;
-    p.x_offset = x_offset;
-    p.x_offset_step = 0;
     p.x_stride = layer.stride[2];
     p.taps = lines;
     p.columns = at.across;
@@ -206,7 +206,7 @@ class Broadcast final : public WeightGradient<T> {
       const i64 count = std::min(products_, all - first);
       for (i64 q = 0; q < count; ++q) {
         const i64 row = (first + q) / taps_, tap = (first + q) % taps_;
-        x_offset[q] = row * images_ * layer.kernel[0] * slab + tap_offset_[static_cast<std::size_t>(tap)];
+        x[q] = gradient + row * images_ * layer.kernel[0] * slab + tap_offset_[static_cast<std::size_t>(tap)];
         c_offset[q] = (first + q) * part.columns;
       }
       for (i64 c = 0; c < part.columns; c += vectors_ * lanes) {

@@ -42,26 +42,6 @@ void transform_weights(const MinimalPacking& p, T* at) {
   }
 }
 
-// A line index [z][y][x], as a point (of the filtered axes) and a tap (of the others).
-struct Line {
-  i64 point, tap;
-};
-Line split_line(const MinimalPacking& p, i64 line) {
-  i64 at[kAxes];
-  for (int a = kAxes - 1; a >= 0; --a) {
-    at[a] = line % p.axis[a].lines();
-    line /= p.axis[a].lines();
-  }
-  Line split{0, 0};
-  for (std::size_t a = 0; a < kAxes; ++a) {
-    if (p.axis[a].filtered)
-      split.point = split.point * 4 + at[a];
-    else
-      split.tap = split.tap * p.axis[a].window + at[a];
-  }
-  return split;
-}
-
 template <typename T>
 class Execution {
  public:
@@ -78,7 +58,7 @@ class Execution {
         x_(x),
         y_(y) {
     for (i64 line = 0; line < packing.lines; ++line) {
-      const Line l = split_line(packing, line);
+      const MinimalLine l = split_line(packing, line);
       place_.push_back(l.point * packing.taps + l.tap);
     }
     const AxisPlan* axis = schedule.axis;
@@ -299,7 +279,7 @@ void pack_minimal(const Layer& layer, const MinimalPacking& p, const Target& tar
                   T* packed) {
   const i64 blocks = ceil_div(layer.rows, p.block), kernel = layer.taps();
   const i64 window = static_cast<i64>(p.tap.size()) / p.phases, depth = p.taps * layer.cols;
-  std::vector<Line> line;
+  std::vector<MinimalLine> line;
   for (i64 l = 0; l < p.lines; ++l) line.push_back(split_line(p, l));
   parallel_for(layer.groups * blocks, threads, [&](i64 task) {
     const i64 group = task / blocks, block = task % blocks * p.block;
@@ -319,6 +299,13 @@ void pack_minimal(const Layer& layer, const MinimalPacking& p, const Target& tar
             if (rank < 0) continue;
             const i64 before = p.before[static_cast<std::size_t>(line[l].point)];
             const i64 phases = p.before[static_cast<std::size_t>(line[l].point + 1)] - before;
+            if (p.last) {
+              const i64 place = p.place[static_cast<std::size_t>(line[l].point * p.phases + phase)];
+              const i64 tile = channel / target.lanes * target.lanes;
+              packed[((group * p.before.back() + place) * layer.rows + tile) * depth +
+                     (line[l].tap * layer.cols + column) * target.lanes + channel - tile] = u[l];
+              continue;
+            }
             const i64 row = channel * phases + rank, tile = row / target.tile_rows * target.tile_rows;
             const i64 height = std::min<i64>(target.tile_rows, layer.rows * phases - tile);
             packed[((group * p.before.back() + before) * layer.rows + tile) * depth +

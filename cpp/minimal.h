@@ -31,12 +31,14 @@ struct MinimalPacking {
   std::vector<std::vector<i64>> phases_of;  // per point, those with weights there: single taps have zeros
   std::vector<i64> before;                  // per point, phases of the points before it; and of all at the end
   std::vector<i64> rank;                    // per point and phase, its place in phases_of, or -1
+  std::vector<i64> place;                   // the same, its place among all, phase by phase
   std::vector<i64> tap;                     // per phase and window place, the offsets ascending: kernel index or -1
   i64 block = 1;                            // output channels that are packed together
+  bool last = false;                        // for channels last: rows of one phase lie together, in vectors
 };
 
 // Nothing where no axis can be filtered.
-std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target);
+std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target, bool last);
 
 struct MinimalSchedule {
   AxisPlan axis[kAxes];  // a position is a set of outputs: the stride is stretched by their number
@@ -58,7 +60,8 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
                                             const Packing& direct, const Target& target, int threads,
                                             Filtering filtering);
 
-// Weights in the order in which they are read: [group][point][block of rows][tap][column][row].
+// Weights in the order in which they are read: [group][point][block of rows][tap][column][row]; for channels last
+// [group][phase][point][vector of channels][tap][column][channel].
 template <typename T>
 void pack_minimal(const Layer& layer, const MinimalPacking& packing, const Target& target, int threads, const T* w,
                   T* packed);
@@ -67,5 +70,17 @@ template <typename T>
 void execute_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
                      const MinimalSchedule& schedule, const Kernels<T>& kernels, const T* packed, const T* bias,
                      const T* x, T* y);
+
+// The same bits, channels last.
+template <typename T>
+void execute_minimal_last(const Layer& layer, const Call& call, const MinimalPacking& packing,
+                          const MinimalSchedule& schedule, const Kernels<T>& kernels, const T* packed, const T* bias,
+                          const T* x, T* y);
+
+// A line of the window, as a point of the filtered axes and a tap of the others.
+struct MinimalLine {
+  i64 point, tap;
+};
+MinimalLine split_line(const MinimalPacking& packing, i64 line);
 
 }  // namespace upscore

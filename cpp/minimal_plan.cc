@@ -37,7 +37,23 @@ AxisPlan stretch(const AxisPlan& fused, const MinimalAxis& axis) {
 
 }  // namespace
 
-std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target) {
+MinimalLine split_line(const MinimalPacking& packing, i64 line) {
+  i64 at[kAxes];
+  for (int a = kAxes - 1; a >= 0; --a) {
+    at[a] = line % packing.axis[a].lines();
+    line /= packing.axis[a].lines();
+  }
+  MinimalLine split{0, 0};
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    if (packing.axis[a].filtered)
+      split.point = split.point * 4 + at[a];
+    else
+      split.tap = split.tap * packing.axis[a].window + at[a];
+  }
+  return split;
+}
+
+std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target, bool last) {
   if (!layer.transposed) return {};
   MinimalPacking p;
   std::vector<AxisPhase> residues[kAxes];
@@ -88,6 +104,13 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
   }
   const bool full = p.before.back() == p.points * p.phases;
   p.block = full ? target.tile_rows / std::gcd<i64>(target.tile_rows, p.phases) : target.tile_rows;
+  p.last = last && layer.rows % target.lanes == 0;
+  p.place.assign(p.rank.size(), -1);
+  for (i64 phase = 0, places = 0; phase < p.phases; ++phase)
+    for (i64 point = 0; point < p.points; ++point) {
+      const auto at = static_cast<std::size_t>(point * p.phases + phase);
+      if (p.rank[at] >= 0) p.place[at] = places++;
+    }
   return p;
 }
 
@@ -115,7 +138,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   const double rows = static_cast<double>(packing.before.back() * packing.taps * layer.rows);
   const double cols = static_cast<double>(layer.cols), lines = static_cast<double>(packing.lines);
   const double weight_bytes = rows * cols * static_cast<double>(bytes);
-  const i64 most = std::min({kMostVectors, kInputBytes / (packing.lines * layer.cols * lanes * bytes),
+  i64 most = std::min({kMostVectors, kInputBytes / (packing.lines * layer.cols * lanes * bytes),
                              kProductBytes / (packing.before.back() * packing.block * lanes * bytes),
                              kSumBytes / (steps * lanes * bytes)});
   if (most < 1) return {};
@@ -135,40 +158,52 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
       for (i64 x : reach[2]) offsets.push_back({z, y, x});
   s.window = plain_window(std::move(offsets));
   s.positions = call.batch * s.axis[0].positions * s.axis[1].positions * s.axis[2].positions;
-  const i64 all = ceil_div(s.positions, lanes);
+  // Tiles are whole vectors of positions; channels last, where rows and columns fill vectors, whole register tiles.
+  const i64 columns = packing.last ? round_up(layer.cols, lanes) : layer.cols;
+  const i64 block = packing.last ? lanes : packing.block;
+  i64 unit = lanes, products = packing.before.back();  // at once
+  if (packing.last) {
+    unit = std::min<i64>(kMaxPositions, target.registers / piece(layer.rows / lanes, kMaxRowVectors));
+    products = packing.points;
+    most = std::clamp<i64>(std::min(kInputBytes / (packing.lines * columns * bytes),
+                                    kProductBytes / (products * block * bytes)) /
+                               unit,
+                           1, kMostVectors * lanes / unit);
+  }
+  const i64 all = ceil_div(s.positions, unit);
   // Narrow tiles read the weights more often, parts of the channels transform the inputs more often, and few tasks
   // leave threads without work.
-  const i64 blocks = ceil_div(layer.rows, packing.block);
+  const i64 blocks = ceil_div(layer.rows, block);
   double least = 0;
   for (i64 wide = std::min(most, all); wide >= 1; --wide)
     for (i64 parts = 1; parts <= std::min<i64>(blocks, threads == 1 ? 1 : 4 * threads); ++parts) {
       const i64 tiles = ceil_div(all, wide), part = ceil_div(blocks, parts);
       const double share = static_cast<double>(part) / static_cast<double>(blocks);
-      const double loads = wide % 3 == 0 ? 1 : wide > 3 ? 1.05 : wide == 2 ? 1.1 : 1.3;
+      const double loads = wide % 3 == 0 || packing.last ? 1 : wide > 3 ? 1.05 : wide == 2 ? 1.1 : 1.3;
       const double task =
           kTask +
-          static_cast<double>(wide) * (cols * lines * kInput + share * rows * (cols * kProduct * loads + kOutput)) +
+          static_cast<double>(wide * unit) / static_cast<double>(lanes) *
+              (cols * lines * kInput + share * rows * (cols * kProduct * loads + kOutput)) +
           share * weight_bytes * kWeightByte;
       const i64 turns = ceil_div(tiles * ceil_div(blocks, part) * layer.groups, threads);
       const double time = (static_cast<double>(turns) + (threads == 1 ? 0 : kLate)) * task;
       if (least != 0 && time >= least) continue;
       least = time;
       s.tiles = tiles;
-      s.part = part * packing.block;
+      s.part = part * block;
     }
-  s.width = ceil_div(all, s.tiles) * lanes;
+  s.width = ceil_div(all, s.tiles) * unit;
   s.tiles = ceil_div(s.positions, s.width);
   s.parts = ceil_div(layer.rows, s.part);
-  s.chunk = std::clamp<i64>(kProductBytes / (packing.before.back() * s.width * bytes) / packing.block * packing.block,
-                            packing.block, s.part);
+  s.chunk = std::clamp<i64>(kProductBytes / (products * s.width * bytes) / block * block, block, s.part);
   s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
-  s.inputs = packing.lines * (layer.cols * s.width + lanes);
-  s.products = packing.before.back() * s.chunk * s.width;
-  s.sums = steps * s.width + kSlack;
+  s.inputs = packing.lines * (columns * s.width + lanes);
+  s.products = products * s.chunk * s.width;
+  s.sums = packing.last ? kMostLines * (s.chunk + 256 + 4 * lanes) : steps * s.width + kSlack;
   s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, target);
   s.threads = threads;
   std::ostringstream why;
-  why << "transposed convolution: " << packing.phases << (packing.phases == 1 ? " phase" : " phases")
+  why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases << (packing.phases == 1 ? " phase" : " phases")
       << ", minimal filtering because windows are narrow and the map is large: " << packing.before.back()
       << " products for " << packing.phases;
   for (const MinimalAxis& axis : packing.axis)

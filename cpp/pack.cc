@@ -17,7 +17,7 @@ void pack_rows(const Layer& layer, const Packing& packing, i64 first, i64 phases
   const i64 row_stride = layer.transposed ? taps : layer.cols * taps;
   const i64 column_stride = layer.transposed ? layer.rows * taps : taps;
   const i64 height = std::min<i64>(packing.tile_rows, layer.rows * phases - first);
-  const T* source[kMaxTileRows];
+  const T* source[kMaxPackedRows];
   for (i64 column = 0; column < layer.cols; ++column) {
     const i64 block = column / packing.columns * packing.columns;
     const i64 columns = std::min(packing.columns, layer.cols - block);

@@ -34,6 +34,7 @@ struct PhaseClass {
 // [group][block of columns][class][block of rows][tap][column][row]. Sizes do not matter.
 struct Packing {
   bool fused = false;
+  bool last = false;  // for calls with channels last alone: tiles are vectors of channels
   int tile_rows = 1;
   i64 phases = 1;   // of the whole layer: the product of the strides
   i64 columns = 1;  // in a block: with a class's taps, what is summed in registers in one go
@@ -41,6 +42,7 @@ struct Packing {
   i64 per_column = 0;  // packed numbers of one group and input channel
 };
 
-Packing plan_packing(const Layer& layer, const Target& target);
+// `last`: for calls with channels last, if channels fill vectors. Lanes run along channels then, phase by phase.
+Packing plan_packing(const Layer& layer, const Target& target, bool last);
 
 }  // namespace upscore

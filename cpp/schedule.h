@@ -64,7 +64,8 @@ Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target);
 
 // Lanes run along output channels instead of positions; outputs of a part that use the same taps form a group. A part
 // is some images of a small map, whose positions fill lanes badly and whose border is much of it; or a rectangle of a
-// larger one, with zeros around it, where a stride would make inputs hard to bring into lanes.
+// larger one, with zeros around it, where a stride would make inputs hard to bring into lanes; or, channels last, a run
+// of positions of any map.
 struct ChannelLanes {
   struct Group {
     std::vector<i64> taps;     // of the phase; ascending
@@ -79,6 +80,9 @@ struct ChannelLanes {
   };
   std::vector<std::vector<Group>> groups;  // per phase
   std::optional<Rectangle> rectangle;
+  i64 run = 0;                     // positions of a run; there are no groups then
+  bool by_rows = false;            // products of a run end with its rows
+  bool last = false;               // channels last: inputs are read, and outputs written, where they lie
   i64 inputs = 0, outputs = 0;     // of an image or rectangle
   bool zeros = false;              // the last of the inputs is a zero, for taps that read outside
   i64 images = 1, chunk = 0;       // of a task: images, output channels

@@ -41,22 +41,20 @@ def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, group
     output = geometry.output_size(size)
     shape, result = ((channels[1], *output), size) if adjoint else ((channels[0], *size), output)
     x = rng.standard_normal((2, *shape)).astype(np.float32)
-    packed = engine.Packed(w, bias, geometry, groups, adjoint=adjoint)
-    y = packed.run(x, geometry, result)
-    last = packed.run_last(engine.channels_last(x), geometry, result)
-    np.testing.assert_array_equal(last, np.moveaxis(y, 1, -1))
     for isa in cpu.available():
         cpu.force(isa)
-        narrow = engine.Packed(w, bias, geometry, groups, adjoint=adjoint)
-        np.testing.assert_array_equal(
-            narrow.run_last(engine.channels_last(x), geometry, result, threads=3),
-            np.moveaxis(narrow.run(x, geometry, result), 1, -1),
-        )
+        y = engine.Packed(w, bias, geometry, groups, adjoint=adjoint).run(x, geometry, result)
+        for last in (True, False):
+            packed = engine.Packed(w, bias, geometry, groups, adjoint=adjoint, last=last)
+            np.testing.assert_array_equal(packed.run(x, geometry, result), y)
+            for threads in (1, 3):
+                y_last = packed.run_last(engine.channels_last(x), geometry, result, threads=threads)
+                np.testing.assert_array_equal(y_last, np.moveaxis(y, 1, -1))
 
 
 def test_only_what_can_be_done_is_done_channels_last():
     w = np.ones((4, 3, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER, True)
     assert plan.channels_last(1, [1, 40, 40], [1, 80, 80], [0, 0, 0], 1) == (True, False)
     x, y = np.ones((1, 40, 40, 4), np.float32), np.empty((1, 80, 80, 3), np.float32)
     with pytest.raises(ValueError, match="channels last where channels_last says so"):

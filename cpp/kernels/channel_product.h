@@ -7,14 +7,14 @@
 
 namespace upscore::UPSCORE_ISA {
 
-// The weights of kColumns columns: `w` has tiles of UPSCORE_TILE_ROWS rows. Where a tile is half a vector, two tiles
-// and two columns are loaded together.
-template <typename T>
-constexpr int kColumns = UPSCORE_TILE_ROWS < kLanes<T> ? 2 : 1;
+// The weights of kColumns columns: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns are
+// loaded together.
+template <typename T, int R>
+constexpr int kColumns = R < kLanes<T> ? 2 : 1;
 
-template <typename T, int NV>
-inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T>][NV]) {
-  constexpr int L = kLanes<T>, R = UPSCORE_TILE_ROWS;
+template <typename T, int R, int NV>
+inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T, R>][NV]) {
+  constexpr int L = kLanes<T>;
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
   static_assert(R % L == 0 || 2 * R == L);
 #pragma GCC unroll 8
@@ -30,23 +30,40 @@ inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T>
 }
 
 template <typename T, int NV, int P>
+inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, const Vector<T> (&acc)[P][NV]) {
+  constexpr int L = kLanes<T>;
+#pragma GCC unroll 12
+  for (int q = 0; q < P; ++q)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      T* c = p.c + p.c_offset[q] + v * L;
+      Vector<T> sum = p.accumulate ? load(c) + acc[q][v] : acc[q][v];
+      if (p.bias) sum += load(p.bias + v * L);
+      if (p.past_caches)
+        store_past_caches(c, sum);
+      else
+        store(c, sum);
+    }
+}
+
+template <typename T, int R, int NV, int P>
 void channel_product(const ChannelProduct<T>& p) {
-  constexpr int L = kLanes<T>, C = kColumns<T>;
+  constexpr int C = kColumns<T, R>;
   Vector<T> acc[P][NV] = {};
   const char* ahead = p.ahead;
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* w = p.w + p.w_offset[tap];
-    const T *const inputs = p.x + p.x_tap[tap], *x[P];
-    const i64* offset = p.x_offset + tap * p.x_offset_step;
+    const T* const* places = p.x + tap * p.x_step;
+    const T* x[P];
 #pragma GCC unroll 12
-    for (int q = 0; q < P; ++q) x[q] = inputs + offset[q];
+    for (int q = 0; q < P; ++q) x[q] = places[q] + p.x_tap[tap];
     i64 at = 0;
-    for (i64 column = 0; column < p.columns; column += C, w += C * UPSCORE_TILE_ROWS) {
+    for (i64 column = 0; column < p.columns; column += C, w += C * R) {
 #pragma GCC unroll 8
       for (int v = 0; v < C * NV; ++v) __builtin_prefetch(ahead + 64 * v);
       ahead += C * p.ahead_step;
       Vector<T> rows[C][NV];
-      load_rows<T, NV>(w, p.w_tile_stride, rows);
+      load_rows<T, R, NV>(w, p.w_tile_stride, rows);
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c, at += p.x_stride) {
         if (c > 0 && column + c == p.columns) break;
@@ -57,22 +74,49 @@ void channel_product(const ChannelProduct<T>& p) {
       }
     }
   }
-#pragma GCC unroll 12
-  for (int q = 0; q < P; ++q)
+  put_sums<T, NV, P>(p, acc);
+}
+
+// With tiles of a vector, and columns next to each other, of positions that lie `x_pitch` apart: few of them take an
+// address of their own, and no register has to be fetched back in between.
+template <typename T, int NV, int P>
+void line_product(const ChannelProduct<T>& p) {
+  constexpr int kNear = 4, kFar = (P + kNear - 1) / kNear;
+  Vector<T> acc[P][NV] = {};
+  const char* ahead = p.ahead;
+  const i64 pitch = p.x_pitch, pitch3 = 3 * pitch, tile = p.w_tile_stride;
+  for (i64 tap = 0; tap < p.taps; ++tap) {
+    const T* w = p.w + p.w_offset[tap];
+    const T* x[kFar];
+    for (int f = 0; f < kFar; ++f) x[f] = p.x[0] + p.x_tap[tap] + f * kNear * pitch;
+    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      T* c = p.c + p.c_offset[q] + v * L;
-      Vector<T> sum = p.accumulate ? load(c) + acc[q][v] : acc[q][v];
-      if (p.bias) sum += load(p.bias + v * L);
-      store(c, sum);
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(ahead + 64 * v);
+      ahead += p.ahead_step;
+      Vector<T> rows[NV];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) rows[v] = load(w + v * tile);
+#pragma GCC unroll 12
+      for (int q = 0; q < P; ++q) {
+        const T* at = x[q / kNear];
+        const T input = q % kNear == 3 ? at[pitch3] : at[q % kNear * pitch];
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[q][v] += input * rows[v];
+      }
+#pragma GCC unroll 4
+      for (int f = 0; f < kFar; ++f) ++x[f];
     }
+  }
+  put_sums<T, NV, P>(p, acc);
 }
 
 template <typename T, int NV, int P>
 void fill_channel_products(Kernels<T>& k) {
   if constexpr (NV <= kMaxRowVectors) {
     if constexpr (P <= kMaxPositions && NV * P <= UPSCORE_REGISTERS) {
-      k.channel_product[NV][P] = channel_product<T, NV, P>;
+      k.channel_product[NV][P] = channel_product<T, UPSCORE_TILE_ROWS, NV, P>;
+      k.vector_product[NV][P] = channel_product<T, kLanes<T>, NV, P>;
+      k.line_product[NV][P] = line_product<T, NV, P>;
       fill_channel_products<T, NV, P + 1>(k);
     } else {
       fill_channel_products<T, NV + 1, 1>(k);

@@ -14,6 +14,7 @@ template <typename T>
 using LaneIndex = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 constexpr int kMaxTileRows = 8;
+constexpr int kMaxPackedRows = 16;  // in tiles of weights
 constexpr int kMaxTileVectors = 12;
 // Additions take four cycles: a single row has enough of them under way with many vectors only.
 constexpr int most_vectors(int rows, int registers) {
@@ -52,7 +53,7 @@ template <typename T>
 using OutputKernel = void (*)(const Product<T>&, const OutputRows<T>&);
 
 // The same with lanes along rows, for P positions: c[c_offset[q] + r] (+)= sum over taps and columns of
-// w[w_offset[tap] + row r of the column] * x[x_tap[tap] + x_offset[tap*x_offset_step + q] + column*x_stride].
+// w[w_offset[tap] + row r of the column] * x[tap*x_step + q][x_tap[tap] + column*x_stride].
 constexpr int kMaxRowVectors = 3;
 constexpr int kMaxPositions = 12;
 
@@ -61,9 +62,10 @@ struct ChannelProduct {
   const T* w;
   i64 w_tile_stride;  // from one tile of rows to the next
   const i64* w_offset;
-  const T* x;
-  const i64 *x_tap, *x_offset;
-  i64 x_offset_step, x_stride;
+  const T* const* x;
+  i64 x_step;  // 0, or P where every tap has places of its own
+  const i64* x_tap;
+  i64 x_stride;
   i64 taps, columns;
   T* c;
   const i64* c_offset;
@@ -71,6 +73,8 @@ struct ChannelProduct {
   const T* bias;      // added last, unless null
   const char* ahead;  // fetched meanwhile: so many bytes for each tap and column
   i64 ahead_step;
+  bool past_caches = false;  // c lies on vectors, and will not be read soon
+  i64 x_pitch = 0;           // of a line product, which reads x[0][q*x_pitch + x_tap[tap] + column]
 };
 template <typename T>
 using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
@@ -127,7 +131,9 @@ struct Kernels {
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
   OutputKernel<T> product_rows[kMaxTileRows + 1][kMaxTileVectors + 1];   // written as they are
   OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];  // of even numbers of rows
-  ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];
+  ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of tile_rows
+  ChannelProductKernel<T> vector_product[kMaxRowVectors + 1][kMaxPositions + 1];   // in tiles of a vector
+  ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // the same, places in a line
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
@@ -155,6 +161,9 @@ struct Kernels {
   void (*transform_rows)(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64 step, const TileRun* runs,
                          i64 count, T* dst, i64 dst_pitch);
   void (*transform_sums)(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch);
+  // The same to places of their own, or nowhere, plus bias[i] unless null; `length` fills vectors.
+  void (*transform_outputs)(const T* const* src, i64 length, int outputs, const T* bias, T* const* dst,
+                            bool past_caches);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
   // zeros where the source says so. Runs ascend by place and leave no gaps; a vector more than the last
   // place may be written. Nothing at or after x_end is read.

@@ -100,4 +100,28 @@ void transform_sums(const T* const* src, i64 length, int outputs, T* dst, i64 ds
   }
 }
 
+// The same, with the bias, where every output belongs, if anywhere.
+template <typename T>
+void transform_outputs(const T* const* src, i64 length, int outputs, const T* bias, T* const* dst, bool past_caches) {
+  auto put = [&](int k, i64 i, Vector<T> v) {
+    if (!dst[k]) return;
+    if (bias) v += load(bias + i);
+    if (past_caches)
+      store_past_caches(dst[k] + i, v);
+    else
+      store(dst[k] + i, v);
+  };
+  for (i64 i = 0; i < length; i += kLanes<T>) {
+    const Vector<T> s1 = load(src[1] + i), s2 = load(src[2] + i), s3 = load(src[3] + i);
+    const Vector<T> both = s1 + s2, difference = s1 - s2;
+    put(0, i, load(src[0] + i) + both);
+    if (outputs == 2) {
+      put(1, i, difference - s3);
+    } else {
+      put(1, i, difference);
+      put(2, i, both - s3);
+    }
+  }
+}
+
 }  // namespace upscore::UPSCORE_ISA

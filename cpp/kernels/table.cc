@@ -33,6 +33,7 @@ Kernels<T> table() {
   k.transform_inputs = transform_inputs<T>;
   k.transform_rows = transform_rows<T>;
   k.transform_sums = transform_sums<T>;
+  k.transform_outputs = transform_outputs<T>;
   k.copy_runs = copy_runs<T>;
   return k;
 }

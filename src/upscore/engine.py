@@ -75,6 +75,7 @@ class Packed:
         adjoint: run the ordinary convolution instead of the transposed one.
         filtering: whether to use minimal filtering (Winograd's). Its weights are transformed, which pays where
             they are run often, and take up to 4 times the memory (8 times with three axes).
+        last: pack for :meth:`run_last`, which is slower otherwise, as :meth:`run` is then.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Packed:
         *,
         adjoint: bool = False,
         filtering: Filtering = Filtering.NEVER,
+        last: bool = False,
     ) -> None:
         _check_range(geometry, (1,) * geometry.rank)
         self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
@@ -96,11 +98,11 @@ class Packed:
         self._bias = bias
         self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
         if lead <= 0:
-            self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering)
+            self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering, last)
             return
         # Higher ranks: one native plan per tap of the leading axes; the bias is added once, by hand.
         self._taps = {
-            tap: make(np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, filtering)
+            tap: make(np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, filtering, False)
             for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead]))
         }
 
@@ -113,6 +115,8 @@ class Packed:
         threads = threads or _engine.thread_count()
         if geometry.rank > NATIVE_RANK:
             self._run_leading(x, geometry, y, threads)
+        elif self._plan.only_last:
+            y[...] = channels_first(self.run_last(channels_last(x, threads), geometry, size, threads), threads)
         else:
             self._plan.run(x, y, lo, threads)
         return y

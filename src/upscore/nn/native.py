@@ -99,12 +99,14 @@ def conv_transpose(
     form: Form | None = None,
 ) -> Tensor:
     """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
-    return _run(pack(w, bias, geometry, groups, keep=keep, form=form), x, w, geometry, size)
+    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=is_last(x))
+    return _run(packed, x, w, geometry, size)
 
 
 def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
-    return _run(engine.Packed(array(w), None, geometry, groups, adjoint=True), y, w, geometry, size)
+    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, last=is_last(y))
+    return _run(packed, y, w, geometry, size)
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:

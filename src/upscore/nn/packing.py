@@ -34,7 +34,7 @@ _SAMPLES = 128
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Form = Callable[[Array], Array]
-_Key = tuple[tuple[int, ...], tuple[int, ...], int, str, Form | None]
+_Key = tuple[tuple[int, ...], tuple[int, ...], int, str, Form | None, bool]
 
 
 class _Watch:
@@ -68,21 +68,28 @@ _entries: dict[int, _Entry] = {}  # by id, which is quicker than a dictionary of
 
 
 def pack(
-    w: Tensor, bias: Tensor | None, geometry: Geometry, groups: int, *, keep: bool, form: Form | None = None
+    w: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    groups: int,
+    *,
+    keep: bool,
+    form: Form | None = None,
+    last: bool = False,
 ) -> Packed:
     """The packed transposed convolution of ``w`` and ``bias``, kept for the next call if ``keep``.
 
     ``w`` is (C_in, C_out/groups, *K) on the CPU, or what ``form``, which must be hashable, makes that of. Numbers
-    narrower than float32 are widened.
+    narrower than float32 are widened. ``last`` is that of :class:`~upscore.engine.Packed`.
     """
 
     def fresh(filtering: Filtering) -> Packed:
         numbers = array(w) if form is None else form(array(w))
-        return Packed(numbers, None if bias is None else array(bias), geometry, groups, filtering=filtering)
+        return Packed(numbers, None if bias is None else array(bias), geometry, groups, filtering=filtering, last=last)
 
     if not (keep and can_keep(w) and (bias is None or can_keep(bias))):
         return fresh(Filtering.NEVER)
-    key = geometry.stride, geometry.dilation, groups, cpu.active(), form
+    key = geometry.stride, geometry.dilation, groups, cpu.active(), form, last
     entry = _entries.get(id(w))
     if entry is not None and entry.weight() is w:
         found = entry.packed.get(key)
