@@ -14,7 +14,8 @@
 
 namespace upscore {
 
-constexpr i64 kMostLines = 64;  // inputs of a set of outputs
+constexpr i64 kMostLines = 64;             // inputs of a set of outputs
+constexpr i64 kTransformedTogether = 256;  // numbers of an output, channels last
 
 struct MinimalAxis {
   i64 window = 1;         // inputs that the phases read

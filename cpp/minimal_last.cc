@@ -10,8 +10,6 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kTogether = 256;  // numbers that are transformed back at once
-
 // Lanes run along channels: those of the inputs while they are transformed, those of the outputs from then on.
 template <typename T>
 class Execution {
@@ -74,7 +72,7 @@ class Execution {
     transform(segments, group, copied, copied + lines, inputs);
     for (i64 row = first_row; row < last_row; row += s_.chunk) {
       const i64 rows = std::min(s_.chunk, last_row - row);
-      const i64 together = ceil_div(kTogether, rows);
+      const i64 together = ceil_div(kTransformedTogether, rows);
       std::fill_n(spare, together * rows, T(0));
       for (i64 phase = 0; phase < packing_.phases; ++phase) {
         multiply(phase, group, row, rows, count, inputs, products);
@@ -157,7 +155,7 @@ class Execution {
   void multiply(i64 phase, i64 group, i64 row, i64 rows, i64 count, const T* inputs, T* products) const {
     const i64 lanes = kernels_.lanes, most_rows = piece(rows / lanes, kMaxRowVectors) * lanes;
     const i64 fit = std::min<i64>(kMaxPositions, kernels_.registers / (most_rows / lanes));
-    const i64 positions = piece(count, fit), pieces = ceil_div(count, positions);
+    const i64 positions = piece(count, fit);
     i64 w_offset[kMostLines], x_tap[kMostLines];
     for (i64 tap = 0; tap < packing_.taps; ++tap) {
       w_offset[tap] = tap * layer_.cols * lanes;
@@ -180,8 +178,6 @@ class Execution {
       for (i64 r = 0; r < rows; r += most_rows) {
         const i64 here = std::min(most_rows, rows - r);
         const T* weights = packed_ + ((group * packing_.before.back() + place) * layer_.rows + row + r) * depth_;
-        p.ahead = reinterpret_cast<const char*>(weights + here * depth_);
-        p.ahead_step = ceil_div(here * i64{sizeof(T)}, pieces);
         p.c = products + point * s_.width * rows + r;
         for (i64 c = 0; c < layer_.cols; c += s_.columns) {
           p.w = weights + c * lanes;
@@ -192,7 +188,6 @@ class Execution {
             x = inputs + point * packing_.taps * plane_pitch() + first * column_pitch_ + c;
             for (i64 q = 0; q < now; ++q) c_offset[q] = (first + q) * rows;
             kernels_.line_product[here / lanes][now](p);
-            p.ahead += p.taps * p.columns * p.ahead_step;
           }
         }
       }

@@ -199,7 +199,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
   s.inputs = packing.lines * (columns * s.width + lanes);
   s.products = products * s.chunk * s.width;
-  s.sums = packing.last ? kMostLines * (s.chunk + 256 + 4 * lanes) : steps * s.width + kSlack;
+  s.sums = packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width + kSlack;
   s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, target);
   s.threads = threads;
   std::ostringstream why;

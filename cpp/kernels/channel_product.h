@@ -77,25 +77,26 @@ void channel_product(const ChannelProduct<T>& p) {
   put_sums<T, NV, P>(p, acc);
 }
 
+constexpr int kColumnsAhead = 64;  // fetched from the second-level cache
+
 // With tiles of a vector, and columns next to each other, of positions that lie `x_pitch` apart: few of them take an
 // address of their own, and no register has to be fetched back in between.
 template <typename T, int NV, int P>
 void line_product(const ChannelProduct<T>& p) {
   constexpr int kNear = 4, kFar = (P + kNear - 1) / kNear;
   Vector<T> acc[P][NV] = {};
-  const char* ahead = p.ahead;
   const i64 pitch = p.x_pitch, pitch3 = 3 * pitch, tile = p.w_tile_stride;
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* w = p.w + p.w_offset[tap];
     const T* x[kFar];
     for (int f = 0; f < kFar; ++f) x[f] = p.x[0] + p.x_tap[tap] + f * kNear * pitch;
     for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>) {
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) __builtin_prefetch(ahead + 64 * v);
-      ahead += p.ahead_step;
       Vector<T> rows[NV];
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) rows[v] = load(w + v * tile);
+      for (int v = 0; v < NV; ++v) {
+        rows[v] = load(w + v * tile);
+        __builtin_prefetch(w + v * tile + kColumnsAhead * kLanes<T>);
+      }
 #pragma GCC unroll 12
       for (int q = 0; q < P; ++q) {
         const T* at = x[q / kNear];

@@ -71,7 +71,7 @@ struct ChannelProduct {
   const i64* c_offset;
   bool accumulate;
   const T* bias;      // added last, unless null
-  const char* ahead;  // fetched meanwhile: so many bytes for each tap and column
+  const char* ahead;  // fetched meanwhile: so many bytes for each tap and column; but by a line product
   i64 ahead_step;
   bool past_caches = false;  // c lies on vectors, and will not be read soon
   i64 x_pitch = 0;           // of a line product, which reads x[0][q*x_pitch + x_tap[tap] + column]
