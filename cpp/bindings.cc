@@ -35,6 +35,7 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostPhases = 16384;
+constexpr i64 kMostTogether = 1024;     // phases and channels that are written next to each other
 constexpr i64 kSlack = 16;              // packed weights are read in whole vectors
 constexpr std::size_t kSchedules = 64;  // remembered
 
@@ -121,7 +122,6 @@ class Plan {
     const Call call = call_of(x, y, lo, reads_last, writes_last);
     if (reads_last || writes_last)
       require(takes_last(call, threads, reads_last, writes_last), "channels last where channels_last says so");
-    require(!packing_.last || reads_last || y.size() == 0, "channels last, as packed for");
     if (y.size() == 0) return;
     nb::gil_scoped_release release;
     const T* bias = bias_.empty() ? nullptr : bias_.data();
@@ -131,6 +131,7 @@ class Plan {
       return;
     }
     const Schedules plan = schedules_of(call, threads);
+    require(!packing_.last || plan.minimal || writes_last, "channels last, as the weights were packed");
     if (plan.minimal)
       (call.writes_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
                                                                         *kernels_, minimal_weights(threads)->data(),
@@ -146,11 +147,8 @@ class Plan {
     if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
     if (plan.minimal) return {minimal_packing_->last, minimal_packing_->last};
-    return {true, plan.direct->channel_lanes.has_value()};
+    return {true, plan.direct->channel_lanes || packing_.last || writes_few()};
   }
-
-  // Whether calls have to be channels last.
-  bool only_last() const { return packing_.last; }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + ": ";
@@ -167,6 +165,10 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
+  // Whether channels that do not fill vectors can be written next to each other.
+  bool writes_few() const { return layer_.groups == 1 && layer_.rows > 1 && last_step() * layer_.rows <= kMostTogether; }
+  i64 last_step() const { return layer_.transposed ? layer_.stride[2] : 1; }
+
   bool takes_last(const Call& call, int threads, bool reads_last, bool writes_last) const {
     const auto [reads, writes] = channels_last(call.batch, call.in, call.out, call.lo, threads);
     if (channelwise_ && reads_last != writes_last) return false;
@@ -323,7 +325,6 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
            "writes_last"_a = false)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
-      .def_prop_ro("only_last", &Plan<T>::only_last)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,

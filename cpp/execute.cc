@@ -34,7 +34,10 @@ class Execution {
         packed_(packed),
         bias_(bias),
         x_(x),
-        y_(y) {}
+        y_(y) {
+    for (i64 i = 0; call.writes_last && i < schedule.axis[2].out_step * layer.rows; ++i)
+      biases_.push_back(bias ? bias[i % layer.rows] : T(0));
+  }
 
   void run() {
     const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
@@ -154,8 +157,9 @@ class Execution {
         multiply(source, 0, part, r, i > 0, width, rows, panel, sums, ahead, outputs.data());
         return;
       }
+      const i64 pitch = rows * width * (call_.writes_last ? part.rows : 1);
       for (i64 phase = 0; phase < phases; ++phase)
-        multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * rows * width, ahead);
+        multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * pitch, ahead);
     }
     if (call_.writes_last)
       write_last(segments, part, rows * width, sums, sums + schedule_.sums);
@@ -198,8 +202,8 @@ class Execution {
            reinterpret_cast<std::uintptr_t>(y_) % (static_cast<std::size_t>(target_.lanes) * sizeof(T)) == 0;
   }
 
-  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused). With `outputs` they are
-  // written there instead.
+  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused); [phase][channel][position]
+  // if they are written channels last. With `outputs` they are written there instead.
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
                 i64 width, i64 tile_rows, const T* panel, T* sums, Ahead& ahead, T* const* outputs = nullptr) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
@@ -231,7 +235,8 @@ class Execution {
       p.x_stride = (r.line_last - r.line_first) * source.line();
       p.taps = taps;
       p.columns = columns;
-      p.c_stride = tile_rows * width * (packing_.fused ? 1 : part.strips * schedule_.axis[2].out_step);
+      const bool next = packing_.fused || call_.writes_last;  // rows lie behind each other
+      p.c_stride = tile_rows * width * (next ? 1 : part.strips * schedule_.axis[2].out_step);
       p.accumulate = accumulate;
       p.ahead_stride = call_.in[0] * call_.in[1] * call_.in[2];
       T* to_sums = sums + (row - from) * p.c_stride;
@@ -279,35 +284,21 @@ class Execution {
   void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2], step = schedule_.axis[2].out_step;
     Writer<T> writer(kernels_, schedule_.writing, step, staging);
+    const T zero = 0;
     for (i64 row = 0; row < part.rows; ++row) {
       const i64 channel = part.group * layer_.rows + part.first_row + row;
       writer.write(schedule_.axis, segments, part.first_strip, part.strips, sums + row * part.strips * step * width,
-                   width, bias_ ? bias_[channel] : T(0), y_ + channel * plane, layer_.groups * layer_.rows * plane);
+                   width, bias_ ? bias_ + channel : &zero, 0, y_ + channel * plane,
+                   layer_.groups * layer_.rows * plane);
     }
   }
 
-  // Channels last: whole vectors of channels, which are whole in the schedule too.
-  void write_last(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, const T* sums_end) {
-    const AxisPlan* axis = schedule_.axis;
-    const i64 steps[kAxes] = {axis[0].out_step, axis[1].out_step, axis[2].out_step};
-    const i64 channels = layer_.groups * layer_.rows, channel = part.group * layer_.rows + part.first_row;
-    for (const Segment& s : segments) {
-      const i64 x0 = axis[2].base + s.at[2] * steps[2];
-      const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * steps[2], axis[2].out - x0);
-      for (i64 strip = 0; strip < part.strips; ++strip) {
-        const i64 rz = (part.first_strip + strip) / steps[1], ry = (part.first_strip + strip) % steps[1];
-        const i64 z = axis[0].base + s.at[0] * steps[0] + rz, y = axis[1].base + s.at[1] * steps[1] + ry;
-        if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
-        const i64 row = ((s.batch * axis[0].out + z) * axis[1].out + y) * axis[2].out + x0;
-        for (i64 r = 0; r < steps[2]; ++r) {
-          const i64 first = ceil_div(std::max<i64>(from - r, 0), steps[2]), last = ceil_div(to - r, steps[2]);
-          if (first >= last) continue;
-          kernels_.transpose(sums + (strip * steps[2] + r) * width + s.place + first, sums_end,
-                             part.strips * steps[2] * width, part.rows, last - first, bias_ ? bias_ + channel : nullptr,
-                             y_ + (row + first * steps[2] + r) * channels + channel, steps[2] * channels);
-        }
-      }
-    }
+  // Channels last, all of them.
+  void write_last(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
+    const i64 step = schedule_.axis[2].out_step;
+    Writer<T> writer(kernels_, schedule_.writing, step, staging, layer_.rows);
+    writer.write(schedule_.axis, segments, part.first_strip, part.strips, sums, width, biases_.data(), 1, y_,
+                 layer_.rows * call_.out[0] * call_.out[1] * call_.out[2]);
   }
 
   const Layer& layer_;
@@ -318,6 +309,7 @@ class Execution {
   const Target target_;
   const T *packed_, *bias_, *x_;
   T* y_;
+  std::vector<T> biases_;  // per phase of the last axis and channel, channels last
 };
 
 }  // namespace

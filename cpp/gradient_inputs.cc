@@ -161,6 +161,7 @@ class Broadcast final : public WeightGradient<T> {
 
   // inputs[block of columns][image][row][position][column]
   void turn_inputs(const Part& part, const Place& at, T* inputs) const {
+    const T zero = 0;
     const Size& size = in_.call.in;
     const T* const end = in_.x + in_.call.batch * in_.layer.groups * in_.layer.cols * in_.in_plane();
     const bool joined = at.across == size[2];  // whole rows lie one behind the other
@@ -173,7 +174,7 @@ class Broadcast final : public WeightGradient<T> {
           const T* source =
               in_.x + channel * in_.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2];
           const bool excess = end - source >= (height - 1) * in_.in_plane() + length + in_.kernels.lanes;
-          in_.kernels.interleave(source, in_.in_plane(), height, 0, height * length, T(0), inputs, excess);
+          in_.kernels.interleave(source, in_.in_plane(), height, 0, height * length, &zero, 0, inputs, excess);
         }
   }
 

@@ -98,14 +98,15 @@ class Execution {
     Writer<T> writer(kernels_, s_.writing, s_.axis[2].out_step, copied + copies);
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
     const i64 strips = s_.axis[0].out_step * s_.axis[1].out_step;
+    const T zero = 0;
     for (i64 row = first_row; row < last_row; row += s_.chunk) {
       const i64 rows = std::min(s_.chunk, last_row - row);
       multiply(group, row, rows, width, inputs, products);
       for (i64 r = 0; r < rows; ++r) {
         transform_back(r, rows, width, products, zeros, copied, sums);
         const i64 channel = group * layer_.rows + row + r;
-        writer.write(s_.axis, segments, 0, strips, sums, width, bias_ ? bias_[channel] : T(0), y_ + channel * plane,
-                     layer_.groups * layer_.rows * plane);
+        writer.write(s_.axis, segments, 0, strips, sums, width, bias_ ? bias_ + channel : &zero, 0,
+                     y_ + channel * plane, layer_.groups * layer_.rows * plane);
       }
     }
   }

@@ -200,7 +200,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.inputs = packing.lines * (columns * s.width + lanes);
   s.products = products * s.chunk * s.width;
   s.sums = packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width + kSlack;
-  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, target);
+  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, 1, target);
   s.threads = threads;
   std::ostringstream why;
   why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases << (packing.phases == 1 ? " phase" : " phases")

@@ -9,6 +9,14 @@ namespace upscore {
 
 namespace {
 
+struct Row {
+  i64 channel, phase;
+};
+Row split(const Layer& layer, const Packing& packing, i64 phases, i64 row) {
+  if (packing.last) return {row % layer.rows, row / layer.rows};
+  return {row / phases, row % phases};
+}
+
 // The packed weights of one group and one block of rows, in all classes. Columns are the outer loop, because
 // then the weights are read nearly in the order in which they lie.
 template <typename T>
@@ -21,7 +29,8 @@ void pack_rows(const Layer& layer, const Packing& packing, i64 first, i64 phases
   for (i64 column = 0; column < layer.cols; ++column) {
     const i64 block = column / packing.columns * packing.columns;
     const i64 columns = std::min(packing.columns, layer.cols - block);
-    for (i64 r = 0; r < height; ++r) source[r] = w + (first + r) / phases * row_stride + column * column_stride;
+    for (i64 r = 0; r < height; ++r)
+      source[r] = w + split(layer, packing, phases, first + r).channel * row_stride + column * column_stride;
     for (const PhaseClass& c : packing.classes) {
       T* to = packed + block * packing.per_column + (c.weights + first * c.taps) * columns + (column - block) * height;
       if (phases == 1) {
@@ -32,7 +41,8 @@ void pack_rows(const Layer& layer, const Packing& packing, i64 first, i64 phases
       } else {
         for (i64 place = 0; place < c.taps; ++place, to += columns * height)
           for (i64 r = 0; r < height; ++r) {
-            const i64 tap = c.tap[static_cast<std::size_t>((first + r) % phases * c.taps + place)];
+            const i64 phase = split(layer, packing, phases, first + r).phase;
+            const i64 tap = c.tap[static_cast<std::size_t>(phase * c.taps + place)];
             to[r] = tap < 0 ? T(0) : source[r][tap];
           }
       }
@@ -68,8 +78,9 @@ void unpack_weights(const Layer& layer, const Packing& packing, const T* packed,
           for (i64 place = 0; place < c.taps; ++place)
             for (i64 column = block; column < block + columns; ++column)
               for (i64 r = first; r < first + height; ++r, ++packed) {
-                const i64 tap = c.tap[static_cast<std::size_t>(r % c.phases * c.taps + place)];
-                if (tap >= 0) w[r / c.phases * row_stride + column * column_stride + tap] = *packed;
+                const Row row = split(layer, packing, c.phases, r);
+                const i64 tap = c.tap[static_cast<std::size_t>(row.phase * c.taps + place)];
+                if (tap >= 0) w[row.channel * row_stride + column * column_stride + tap] = *packed;
               }
         }
     }

@@ -40,8 +40,9 @@ Packing plan_packing(const Layer& layer, const Target& target, bool last) {
   std::vector<AxisPhase> axis[kAxes];
   if (layer.transposed)
     for (int a = 0; a < kAxes; ++a) packing.phases *= layer.stride[a];
-  packing.last = last && layer.rows % target.lanes == 0;
-  packing.fused = !packing.last && worth_fusing(layer, target, packing.phases);
+  const bool vectors = last && layer.rows % target.lanes == 0;
+  packing.fused = !vectors && worth_fusing(layer, target, packing.phases);
+  packing.last = vectors || (last && packing.fused && layer.groups == 1 && layer.rows > 1);
   for (int a = 0; a < kAxes; ++a) {
     if (layer.transposed) {
       axis[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], packing.fused);
@@ -52,7 +53,7 @@ Packing plan_packing(const Layer& layer, const Target& target, bool last) {
     }
   }
   const i64 vector_bytes = target.lanes * target.number_bytes;
-  packing.tile_rows = packing.last ? target.lanes
+  packing.tile_rows = vectors ? target.lanes
                                    : static_cast<int>(std::clamp<i64>(
                                          Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
   for (const AxisPhase& z : axis[0])

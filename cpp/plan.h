@@ -34,7 +34,8 @@ struct PhaseClass {
 // [group][block of columns][class][block of rows][tap][column][row]. Sizes do not matter.
 struct Packing {
   bool fused = false;
-  bool last = false;  // for calls with channels last alone: tiles are vectors of channels
+  // For calls with channels last alone: tiles are vectors of channels, or, fused, rows are ordered by phase, not channel.
+  bool last = false;
   int tile_rows = 1;
   i64 phases = 1;   // of the whole layer: the product of the strides
   i64 columns = 1;  // in a block: with a class's taps, what is summed in registers in one go

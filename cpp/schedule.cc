@@ -42,7 +42,7 @@ class Scheduler {
     if (call_.reads_last == call_.writes_last)
       s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
     if (s_.channel_lanes && (call_.reads_last || s_.channel_lanes->cycles < cycles)) {
-      if (call_.reads_last) s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, target_);
+      if (call_.reads_last) s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, target_);
       if (s_.channel_lanes->cycles * static_cast<double>(layer_.groups) > kSerialCycles) s_.threads = threads_;
       s_.why = explain_channel_lanes(layer_, target_, s_);
     } else {
@@ -125,7 +125,7 @@ class Scheduler {
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =
         packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
-    if (call_.writes_last) align_ = std::lcm(align_, lanes_);
+    if (call_.writes_last) align_ = layer_.rows;
   }
 
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
@@ -233,7 +233,8 @@ class Scheduler {
 
     s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
-    s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, target_);
+    const i64 channels = layer_.groups * layer_.rows;
+    s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1, target_);
     find_hollow_strips();
   }
 
@@ -341,11 +342,11 @@ std::pair<i64, i64> Window::lines_of(i64 offset_first, i64 offset_last) const {
   return {*low, *high + 1};
 }
 
-Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target) {
+Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, const Target& target) {
   Writing w;
   w.stream = channels * axis[0].out * axis[1].out * axis[2].out * target.number_bytes > Limits::stream_bytes;
-  w.staged = w.stream || axis[2].positions < kShortRow;
-  w.staging = kStaging + 16 * axis[2].out_step * target.lanes;
+  w.staged = w.stream || axis[2].positions * together < kShortRow;
+  w.staging = kStaging + (together > 1 ? 4 * together : 16) * axis[2].out_step * target.lanes;
   return w;
 }
 

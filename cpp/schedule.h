@@ -59,8 +59,8 @@ struct Writing {
   std::vector<char> hollow;  // if any: the phases of the leading axes that no tap reaches, and so only the bias
 };
 
-// `axis` as the output is written, `channels` of it, in all images.
-Writing plan_writing(const AxisPlan* axis, i64 channels, const Target& target);
+// `axis` as the output is written, `channels` of it, in all images; `together` of them lie next to each other.
+Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, const Target& target);
 
 // Lanes run along output channels instead of positions; outputs of a part that use the same taps form a group. A part
 // is some images of a small map, whose positions fill lanes badly and whose border is much of it; or a rectangle of a

@@ -41,18 +41,18 @@ inline void zip(const Vector<T>* in, Vector<T>* out) {
 }
 
 template <typename T, int S>
-void interleave_power(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst, bool excess) {
+void interleave_power(const T* src, i64 pitch, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
-  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
   for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
     Vector<T> in[S], out[S];
-    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias;
+    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias[r * each];
     zip<T, S>(in, out);
     for (int v = 0; v < S; ++v) store(dst + v * L, out[v]);
   }
-  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
 }
 
 // Three sources of units of P lanes, in turns: output O takes each unit from one of them.
@@ -67,16 +67,16 @@ inline Vector<T> pick_units(const Vector<T>* in, i64 pitch, std::integer_sequenc
 
 // Steps of three times a power of two: groups of P phases are zipped, then three groups take turns.
 template <typename T, int P>
-void interleave_triple(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst, bool excess) {
+void interleave_triple(const T* src, i64 pitch, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   constexpr int L = kLanes<T>, S = 3 * P;
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
-  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
   for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
     Vector<T> in[P], zipped[S];
     for (int group = 0; group < 3; ++group) {
-      for (int r = 0; r < P; ++r) in[r] = load(src + (group * P + r) * pitch + e / S) + bias;
+      for (int r = 0; r < P; ++r) in[r] = load(src + (group * P + r) * pitch + e / S) + bias[(group * P + r) * each];
       zip<T, P>(in, zipped + group * P);
     }
     for (int v = 0; v < P; ++v) {
@@ -85,15 +85,15 @@ void interleave_triple(const T* src, i64 pitch, i64 first, i64 last, T bias, T* 
       store(dst + (3 * v + 2) * L, pick_units<T, P, 2>(zipped + v, P, lanes));
     }
   }
-  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
 }
 
 // Any step from a vector's length on: blocks of phases are transposed; the last block overlaps the one before.
 template <typename T>
-void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess) {
+void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
   const i64 q_first = (first + step - 1) / step, q_last = last / step;
-  auto one = [&](i64 e) { dst[e - first] = src[(e % step) * pitch + e / step] + bias; };
+  auto one = [&](i64 e) { dst[e - first] = src[(e % step) * pitch + e / step] + bias[e % step * each]; };
   if (q_first >= q_last || (!excess && q_first + L > q_last)) {
     for (i64 e = first; e < last; ++e) one(e);
     return;
@@ -103,7 +103,7 @@ void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, T b
     for (i64 block = 0; block < step; block += L) {
       const i64 r = block + L <= step ? block : step - L;
       Vector<T> in[L], out[L];
-      for (int i = 0; i < L; ++i) in[i] = load(src + (r + i) * pitch + q) + bias;
+      for (int i = 0; i < L; ++i) in[i] = load(src + (r + i) * pitch + q) + bias[(r + i) * each];
       zip<T, L>(in, out);
       for (int i = 0; i < L; ++i) store(dst + (q + i) * step + r - first, out[i]);
     }
@@ -127,49 +127,49 @@ inline void interleave_block(const Vector<T>* in, T* dst, std::integer_sequence<
 }
 
 template <typename T, int S>
-void interleave_other(const T* src, i64 pitch, i64 first, i64 last, T bias, T* dst, bool excess) {
+void interleave_other(const T* src, i64 pitch, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
-  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
   for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
     Vector<T> in[S];
-    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias;
+    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias[r * each];
     interleave_block<T, S>(in, dst, std::make_integer_sequence<int, S>{});
   }
-  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias;
+  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
 }
 
 template <typename T>
-void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess) {
+void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   switch (step) {
     case 1:
-      for (i64 e = first; e < last; ++e) dst[e - first] = src[e] + bias;
+      for (i64 e = first; e < last; ++e) dst[e - first] = src[e] + *bias;
       return;
     case 2:
-      return interleave_power<T, 2>(src, pitch, first, last, bias, dst, excess);
+      return interleave_power<T, 2>(src, pitch, first, last, bias, each, dst, excess);
     case 3:
-      return interleave_triple<T, 1>(src, pitch, first, last, bias, dst, excess);
+      return interleave_triple<T, 1>(src, pitch, first, last, bias, each, dst, excess);
     case 4:
-      return interleave_power<T, 4>(src, pitch, first, last, bias, dst, excess);
+      return interleave_power<T, 4>(src, pitch, first, last, bias, each, dst, excess);
     case 5:
-      return interleave_other<T, 5>(src, pitch, first, last, bias, dst, excess);
+      return interleave_other<T, 5>(src, pitch, first, last, bias, each, dst, excess);
     case 6:
-      return interleave_triple<T, 2>(src, pitch, first, last, bias, dst, excess);
+      return interleave_triple<T, 2>(src, pitch, first, last, bias, each, dst, excess);
     case 8:
-      return interleave_power<T, 8>(src, pitch, first, last, bias, dst, excess);
+      return interleave_power<T, 8>(src, pitch, first, last, bias, each, dst, excess);
     default:
       break;
   }
   if constexpr (kLanes<T> >= 4)
-    if (step == 12) return interleave_triple<T, 4>(src, pitch, first, last, bias, dst, excess);
+    if (step == 12) return interleave_triple<T, 4>(src, pitch, first, last, bias, each, dst, excess);
   if constexpr (kLanes<T> >= 8)
-    if (step == 24) return interleave_triple<T, 8>(src, pitch, first, last, bias, dst, excess);
-  if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst, excess);
+    if (step == 24) return interleave_triple<T, 8>(src, pitch, first, last, bias, each, dst, excess);
+  if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, each, dst, excess);
   i64 e = first, q = first / step, r = first % step;
   while (e < last) {
     const i64 run = step - r < last - e ? step - r : last - e;
-    for (i64 i = 0; i < run; ++i) dst[i] = src[(r + i) * pitch + q] + bias;
+    for (i64 i = 0; i < run; ++i) dst[i] = src[(r + i) * pitch + q] + bias[(r + i) * each];
     dst += run;
     e += run;
     r = 0;

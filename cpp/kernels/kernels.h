@@ -137,9 +137,10 @@ struct Kernels {
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
-  // dst[e - first] = src[(e % step)*pitch + e / step] + bias for e in [first, last). With `excess`, up to step
-  // vectors behind the last may be written (with anything), and as much read behind the sources.
-  void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, T bias, T* dst, bool excess);
+  // dst[e - first] = src[(e % step)*pitch + e / step] + bias[(e % step)*each] for e in [first, last). With `excess`, up
+  // to step vectors behind the last may be written (with anything), and as much read behind the sources.
+  void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst,
+                     bool excess);
   // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
   // Plus bias[c], unless null, for whole vectors of channels. Nothing at or after src_end is read.
   void (*transpose)(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, const T* bias, T* dst,

@@ -95,7 +95,7 @@ class Packed:
         make = _engine.PlanF32 if w.dtype == np.float32 else _engine.PlanF64
         lead = geometry.rank - NATIVE_RANK
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
-        self._bias = bias
+        self._bias, self._last = bias, last
         self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
         if lead <= 0:
             self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering, last)
@@ -115,7 +115,7 @@ class Packed:
         threads = threads or _engine.thread_count()
         if geometry.rank > NATIVE_RANK:
             self._run_leading(x, geometry, y, threads)
-        elif self._plan.only_last:
+        elif self._last and all(self._plan.channels_last(x.shape[0], *self._sizes(x.shape[2:], size), lo, threads)):
             y[...] = channels_first(self.run_last(channels_last(x, threads), geometry, size, threads), threads)
         else:
             self._plan.run(x, y, lo, threads)
@@ -140,13 +140,16 @@ class Packed:
         reads = writes = False
         if geometry.rank <= NATIVE_RANK:
             lo = self._check(geometry, size if self.adjoint else x.shape[1:-1])
-            sizes = _three(x.shape[1:-1], 1), _three(size, 1), lo
-            reads, writes = self._plan.channels_last(x.shape[0], *sizes, threads)
+            reads, writes = self._plan.channels_last(x.shape[0], *self._sizes(x.shape[1:-1], size), lo, threads)
         if not reads:
             return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)
         y = empty((x.shape[0], *size, self.channels) if writes else (x.shape[0], self.channels, *size), self.dtype)
-        self._plan.run(x, y, sizes[2], threads, reads, writes)
+        self._plan.run(x, y, lo, threads, reads, writes)
         return y if writes else channels_last(y, threads)
+
+    @staticmethod
+    def _sizes(input_size: tuple[int, ...], size: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        return _three(input_size, 1), _three(size, 1)
 
     def why(self, batch: int, geometry: Geometry, input_size: tuple[int, ...], size: tuple[int, ...]) -> str:
         """The engine's reasons for how it runs these sizes."""
@@ -225,6 +228,8 @@ def channels_first(a: Array, threads: int = 0) -> Array:
 
 
 def _turn(a: Array, threads: int) -> Array:
+    if 1 in a.shape[1:]:
+        return a.reshape(a.shape[0], a.shape[2], a.shape[1])
     turned = empty((a.shape[0], a.shape[2], a.shape[1]), a.dtype)
     _engine.turn(a, turned, threads or _engine.thread_count())
     return turned
