@@ -133,7 +133,7 @@ class Plan {
     const Schedules plan = schedules_of(call, threads);
     require(!packing_.last || plan.minimal || writes_last, "channels last, as the weights were packed");
     if (plan.minimal)
-      (call.writes_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
+      (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
                                                                         *kernels_, minimal_weights(threads)->data(),
                                                                         bias, x.data(), y.data());
     else
@@ -146,7 +146,7 @@ class Plan {
     if (channelwise_) return {channelwise_->channels_last(), channelwise_->channels_last()};
     if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
-    if (plan.minimal) return {minimal_packing_->last, minimal_packing_->last};
+    if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
     return {true, plan.direct->channel_lanes || packing_.last || writes_few()};
   }
 
@@ -224,7 +224,7 @@ class Plan {
           }
     }
     Schedules plan;
-    if (minimal_packing_ && call.reads_last == call.writes_last)
+    if (minimal_packing_ && (call.writes_last || !call.reads_last))
       if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, packing_, target_, threads, filtering_))
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
     if (!plan.minimal)

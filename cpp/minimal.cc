@@ -71,6 +71,8 @@ class Execution {
         for (i64 k = 0; k < packing.axis[a].outputs(); ++k) next.push_back(row + k * layer.stride[a] * row_of_[a]);
       outputs_before_ = std::move(next);
     }
+    for (i64 i = 0; call.writes_last && i < axis[2].out_step * layer.rows; ++i)
+      biases_.push_back(bias ? bias[i % layer.rows] : T(0));
   }
 
   void run() {
@@ -95,7 +97,8 @@ class Execution {
     T* copied = zeros + s_.width;
     std::fill_n(zeros, width, T(0));
     transform(segments, group, width, copied, inputs);
-    Writer<T> writer(kernels_, s_.writing, s_.axis[2].out_step, copied + copies);
+    const bool few = call_.writes_last;
+    Writer<T> writer(kernels_, s_.writing, s_.axis[2].out_step, copied + copies, few ? layer_.rows : 1);
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
     const i64 strips = s_.axis[0].out_step * s_.axis[1].out_step;
     const T zero = 0;
@@ -103,12 +106,18 @@ class Execution {
       const i64 rows = std::min(s_.chunk, last_row - row);
       multiply(group, row, rows, width, inputs, products);
       for (i64 r = 0; r < rows; ++r) {
-        transform_back(r, rows, width, products, zeros, copied, sums);
+        if (few) {
+          transform_back(r, rows, width, layer_.rows, products, zeros, copied, sums + (row + r) * width);
+          continue;
+        }
+        transform_back(r, rows, width, 1, products, zeros, copied, sums);
         const i64 channel = group * layer_.rows + row + r;
         writer.write(s_.axis, segments, 0, strips, sums, width, bias_ ? bias_ + channel : &zero, 0,
                      y_ + channel * plane, layer_.groups * layer_.rows * plane);
       }
     }
+    if (few)
+      writer.write(s_.axis, segments, 0, strips, sums, width, biases_.data(), 1, y_, layer_.rows * plane);
   }
 
   // inputs[point][tap][column][position]
@@ -223,8 +232,10 @@ class Execution {
     }
   }
 
-  // The products of one channel to its outputs: sums[phase of the stretched stride][position].
-  void transform_back(i64 r, i64 rows, i64 width, const T* products, const T* zeros, T* spare, T* sums) const {
+  // The products of one channel to its outputs: sums[phase of the stretched stride][position], `apart` rows of
+  // positions between one phase and the next.
+  void transform_back(i64 r, i64 rows, i64 width, i64 apart, const T* products, const T* zeros, T* spare,
+                      T* sums) const {
     for (i64 phase = 0; phase < packing_.phases; ++phase) {
       const T* from[kMostLines];
       for (i64 point = 0; point < packing_.points; ++point) {
@@ -235,12 +246,12 @@ class Execution {
       }
       const i64 px = phase % layer_.stride[2], py = phase / layer_.stride[2] % layer_.stride[1];
       const i64 pz = phase / (layer_.stride[2] * layer_.stride[1]);
-      T* to = sums + (pz * row_of_[0] + py * row_of_[1] + px * row_of_[2]) * width;
+      T* to = sums + (pz * row_of_[0] + py * row_of_[1] + px * row_of_[2]) * apart * width;
       T* next = spare;
       i64 outer = 1, inner = packing_.points;
       for (std::size_t a : filtered_) {
         const bool last = a == filtered_.back();
-        const i64 outputs = packing_.axis[a].outputs(), pitch = last ? layer_.stride[a] * row_of_[a] : (inner / 4);
+        const i64 outputs = packing_.axis[a].outputs(), pitch = last ? layer_.stride[a] * row_of_[a] * apart : (inner / 4);
         inner /= 4;
         const T* result[kMostLines];
         for (i64 o = 0; o < outer; ++o)
@@ -248,7 +259,7 @@ class Execution {
             const T* four[4];
             for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + i];
             const i64 first = o * outputs * inner + i;
-            T* dst = last ? to + outputs_before_[static_cast<std::size_t>(o)] * width : next + first * width;
+            T* dst = last ? to + outputs_before_[static_cast<std::size_t>(o)] * apart * width : next + first * width;
             kernels_.transform_sums(four, width, static_cast<int>(outputs), dst, pitch * width);
             for (i64 k = 0; k < outputs && !last; ++k) result[first + k * inner] = dst + k * pitch * width;
           }
@@ -270,6 +281,7 @@ class Execution {
   std::vector<i64> place_;                 // per line, its place in the inputs: point and tap
   std::vector<std::size_t> filtered_;      // axes
   Size row_of_;                            // rows of sums from one phase of an axis to the next
+  std::vector<T> biases_;                  // per phase of the last axis and channel, channels last
   std::vector<i64> outputs_before_ = {0};  // rows of sums of the outputs of the axes before the last filtered one
 };
 

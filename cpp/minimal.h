@@ -53,6 +53,9 @@ struct MinimalSchedule {
   std::string why;
 };
 
+// Whether outputs can be written channels last. They can be read so where `packing.last`.
+bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target& target);
+
 enum class Filtering { kNever, kWhereFaster, kAlways };
 
 // Nothing where it is not wanted, or the direct way is expected to be faster. That depends on the sizes of an image,

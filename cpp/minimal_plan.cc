@@ -12,6 +12,7 @@ constexpr i64 kMostPhases = 256, kMostVectors = 6;
 constexpr i64 kInputBytes = 1024 << 10;   // transformed inputs of a tile, all channels
 constexpr i64 kProductBytes = 448 << 10;  // products of a chunk of channels
 constexpr i64 kSumBytes = 256 << 10;      // outputs of one channel
+constexpr i64 kLastSumBytes = 800 << 10;  // of all channels, where they are written next to each other
 constexpr i64 kTerms = 256;               // in registers: fewer than directly, for the transforms cost accuracy
 constexpr i64 kSlack = 4096;              // reads may pass the end
 
@@ -170,13 +171,15 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
                                unit,
                            1, kMostVectors * lanes / unit);
   }
+  const bool few = call.writes_last && !packing.last;  // sums of all channels wait for each other
+  if (few) most = std::clamp<i64>(kLastSumBytes / (steps * layer.rows * lanes * bytes), 1, most);
   const i64 all = ceil_div(s.positions, unit);
   // Narrow tiles read the weights more often, parts of the channels transform the inputs more often, and few tasks
   // leave threads without work.
   const i64 blocks = ceil_div(layer.rows, block);
   double least = 0;
   for (i64 wide = std::min(most, all); wide >= 1; --wide)
-    for (i64 parts = 1; parts <= std::min<i64>(blocks, threads == 1 ? 1 : 4 * threads); ++parts) {
+    for (i64 parts = 1; parts <= std::min<i64>(blocks, threads == 1 || few ? 1 : 4 * threads); ++parts) {
       const i64 tiles = ceil_div(all, wide), part = ceil_div(blocks, parts);
       const double share = static_cast<double>(part) / static_cast<double>(blocks);
       const double loads = wide % 3 == 0 || packing.last ? 1 : wide > 3 ? 1.05 : wide == 2 ? 1.1 : 1.3;
@@ -199,8 +202,8 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
   s.inputs = packing.lines * (columns * s.width + lanes);
   s.products = products * s.chunk * s.width;
-  s.sums = packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width + kSlack;
-  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, 1, target);
+  s.sums = packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width * (few ? layer.rows : 1) + kSlack;
+  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, target);
   s.threads = threads;
   std::ostringstream why;
   why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases << (packing.phases == 1 ? " phase" : " phases")
@@ -214,6 +217,13 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
       << threads << (threads == 1 ? " thread" : " threads");
   s.why = why.str();
   return s;
+}
+
+bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target& target) {
+  i64 together = layer.rows;  // numbers of a position
+  for (std::size_t a = 0; a < kAxes; ++a) together *= layer.stride[a] * packing.axis[a].outputs();
+  return packing.last ||
+         (layer.groups == 1 && layer.rows > 1 && together * target.lanes * target.number_bytes <= kLastSumBytes);
 }
 
 }  // namespace upscore

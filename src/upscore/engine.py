@@ -141,8 +141,9 @@ class Packed:
         if geometry.rank <= NATIVE_RANK:
             lo = self._check(geometry, size if self.adjoint else x.shape[1:-1])
             reads, writes = self._plan.channels_last(x.shape[0], *self._sizes(x.shape[1:-1], size), lo, threads)
-        if not reads:
+        if not (reads or writes):
             return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)
+        x = x if reads else channels_first(x, threads)
         y = empty((x.shape[0], *size, self.channels) if writes else (x.shape[0], self.channels, *size), self.dtype)
         self._plan.run(x, y, lo, threads, reads, writes)
         return y if writes else channels_last(y, threads)
