@@ -147,7 +147,7 @@ class Plan {
     if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
-    return {true, plan.direct->channel_lanes || packing_.last || writes_few()};
+    return {true, plan.direct->channel_lanes || packing_.last || (!packing_.fused && writes_few())};
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {

@@ -103,16 +103,16 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
 }
 constexpr double kTurn = 0.4;  // to turn a number
 
-bool allowed(const Layer& layer, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
+bool allowed(const Layer& layer, const Call& call, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
   const bool whole = packing.tile_rows == (packing.last ? target.lanes : target.tile_rows);
-  return !packing.fused && whole && layer.rows % unit == 0 &&
+  return packing.last == call.reads_last && !packing.fused && whole && layer.rows % unit == 0 &&
          unit <= kMaxRowVectors * target.lanes && schedule.positions > 0;
 }
 
 std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, const Packing& packing,
                                         const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (!allowed(layer, packing, target, schedule, unit)) return std::nullopt;
+  if (!allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
   ChannelLanes map;
   i64 in = 1;
   map.outputs = 1;
@@ -194,7 +194,7 @@ ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const L
 std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call, const Packing& packing,
                                             const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (layer.transposed || !allowed(layer, packing, target, schedule, unit)) return std::nullopt;
+  if (layer.transposed || !allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
   ChannelLanes map;
   // Whole vectors of channels are turned: those of several reductions, if one has fewer.
   map.columns = std::min(ceil_div(lanes, packing.columns) * packing.columns, layer.cols);
@@ -254,11 +254,11 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
 
 // Channels last: runs of positions and chunks of channels such that weights and inputs are read seldom, and all threads
 // have work.
-std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call&, const Packing& packing,
+std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, const Packing& packing,
                                       const Target& target, const Schedule& schedule, i64 tasks) {
   constexpr double kFetch = 0.1;  // cycles for a byte that does not come from a core's own caches
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (!allowed(layer, packing, target, schedule, unit)) return std::nullopt;
+  if (!allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
   i64 dense = 1, phases = 1, taps = 0;  // inputs or outputs of a position
   for (const AxisPlan& axis : schedule.axis) {
     dense *= axis.in_step;

@@ -11,6 +11,7 @@ namespace upscore {
 namespace {
 
 constexpr i64 kTableBytes = 256 << 10;  // of weights per channel
+constexpr i64 kCopyBytes = 256 << 10;   // of inputs, channels last
 constexpr i64 kSerialWork = 1 << 19;    // outputs below which waking another thread costs more
 
 // The kernels from each channel to itself, where all others are zero (FCN's bilinear upscores); else nothing.
@@ -65,9 +66,8 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
   const auto down = axis_residues(layer.kernel[1], layer.stride[1], layer.dilation[1], false);
   const auto deep = axis_residues(layer.kernel[0], layer.stride[0], layer.dilation[0], false);
   c.weights_.reserve(static_cast<std::size_t>(layer.groups * c.channel_size_));
-  const i64 pixel = ceil_div(layer.groups, lanes) * lanes;
   if (c.channels_last())
-    c.pixel_weights_.resize(static_cast<std::size_t>(layer.kernel[0] * layer.kernel[1] * shifts * step * pixel));
+    c.pixel_weights_.resize(static_cast<std::size_t>(layer.kernel[0] * layer.kernel[1] * shifts * step * layer.groups + lanes));
   for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
@@ -84,7 +84,7 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
                 c.weights_.push_back(weight);
                 const i64 place = (begin / wide + static_cast<i64>(j)) * step + e;
                 if (e < step && c.channels_last())
-                  c.pixel_weights_[static_cast<std::size_t>(place * pixel + channel)] = weight;
+                  c.pixel_weights_[static_cast<std::size_t>(place * layer.groups + channel)] = weight;
               }
             begin += shifts * wide;
           }
@@ -191,55 +191,71 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   }
 }
 
-// The same with channels last.
+// The same with channels last. Neighbouring outputs between two inputs read the same ones: they are computed as one run
+// of numbers, along which the channels recur; inputs are copied with their first channels behind the last ones, so that
+// vectors can begin at any channel.
 template <typename T>
 void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x,
                                 T* y) const {
-  const i64 channels = layer_.groups, pixel = ceil_div(channels, i64{kernels_->lanes}) * kernels_->lanes;
-  const i64 step = layer_.stride[2], shifts = static_cast<i64>(shift_.size());
-  const i64 row_size = call.in[2] * channels, most = layer_.kernel[0] * layer_.kernel[1] * shifts;
-  const T* const end = x + call.batch * call.in[0] * call.in[1] * row_size;
+  const i64 channels = layer_.groups, lanes = kernels_->lanes, pitch = channels + lanes;
+  const i64 step = layer_.stride[2], shifts = static_cast<i64>(shift_.size()), rows = layer_.kernel[0] * layer_.kernel[1];
+  const i64 row_size = call.in[2] * channels, length = call.out[2] * channels;
   x += image * call.in[0] * call.in[1] * row_size;
-  y += image * call.out[0] * call.out[1] * call.out[2] * channels;
+  y += image * call.out[0] * call.out[1] * length;
+  const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
 
-  const i64 length = call.out[2] * channels;
-  // Zeros, the bias, inputs whose vectors would reach beyond the last one, outputs that would reach beyond a row.
-  T* zeros = scratch<T>(static_cast<std::size_t>((most + step + 3) * pixel));
-  T *biases = zeros + pixel, *near_end = biases + pixel, *short_run = near_end + most * pixel;
-  std::fill_n(zeros, 2 * pixel, T(0));
-  if (bias) std::copy_n(bias, channels, biases);
+  // Outputs between the inputs q and q + 1, for a range of q whose inputs fit.
+  const i64 first_q = floor_div(call.lo[2], step), last_q = floor_div(call.out[2] - 1 + call.lo[2], step) + 1;
+  const i64 reach = *high - *low, fit = kCopyBytes / (rows * pitch * static_cast<i64>(sizeof(T)));
+  const i64 most = std::clamp<i64>(fit - reach, 1, last_q - first_q);
+  T* copies = scratch<T>(static_cast<std::size_t>((rows * (most + reach) + step + 3) * pitch + lanes));
+  T *biases = copies + rows * (most + reach) * pitch, *end = biases + pitch;  // outputs that would reach beyond a row
+  auto recur = [&](const T* from, T* to) {
+    for (i64 c = 0; c < pitch; c += channels) std::copy_n(from, std::min(channels, pitch - c), to + c);
+  };
+  std::fill_n(biases, pitch, T(0));
+  if (bias) recur(bias, biases);
 
-  std::vector<i64> numbers;
+  std::vector<i64> numbers, held;
   std::vector<const T*> weights, inputs;
   PixelStencil<T> s;
   s.bias = biases;
-  s.w_stride = pixel;
   s.channels = channels;
-  for (i64 row = first; row < last; ++row) {
-    const RowPhase& phase = find_inputs(call, row, numbers);
-    const T* w = pixel_weights_.data() + phase.weights / (period_ * kernels_->lanes) * step * pixel;
-    T* out = y + row * length;
-    s.taps = static_cast<i64>(numbers.size()) * shifts;
-    for (i64 at = 0; at < call.out[2]; at += s.outputs) {
-      const i64 q = floor_div(at + call.lo[2], step), residue = at + call.lo[2] - q * step;
-      s.outputs = std::min(step - residue, call.out[2] - at);
-      weights.clear();
-      inputs.clear();
-      for (i64 number : numbers)
-        for (i64 shift : shift_) {
-          const i64 tap = static_cast<i64>(inputs.size()), ix = q + shift;
-          const T* from = number >= 0 && ix >= 0 && ix < call.in[2] ? x + number * row_size + ix * channels : zeros;
-          if (from != zeros && end - from < pixel)
-            from = std::copy_n(from, channels, near_end + tap * pixel) - channels;
-          inputs.push_back(from);
-          weights.push_back(w + (tap * step + residue) * pixel);
-        }
-      s.w = weights.data();
-      s.x = inputs.data();
-      const bool fits = (at + s.outputs - 1) * channels + pixel <= length;
-      s.out = fits ? out + at * channels : short_run;
-      kernels_->pixel_stencil(s);
-      if (!fits) std::copy_n(short_run, s.outputs * channels, out + at * channels);
+  for (i64 from = first_q; from < last_q; from += most) {
+    const i64 to = std::min(from + most, last_q), inputs_of_row = to - from + reach;
+    held.assign(static_cast<std::size_t>(rows), -2);
+    for (i64 row = first; row < last; ++row) {
+      const RowPhase& phase = find_inputs(call, row, numbers);
+      for (std::size_t t = 0; t < numbers.size(); ++t) {
+        if (held[t] == numbers[t]) continue;
+        held[t] = numbers[t];
+        T* copy = copies + static_cast<i64>(t) * inputs_of_row * pitch;
+        for (i64 ix = from + *low; ix < to + *high; ++ix, copy += pitch)
+          if (numbers[t] >= 0 && ix >= 0 && ix < call.in[2])
+            recur(x + numbers[t] * row_size + ix * channels, copy);
+          else
+            std::fill_n(copy, pitch, T(0));
+      }
+      const T* w = pixel_weights_.data() + phase.weights / (period_ * lanes) * step * channels;
+      T* out = y + row * length;
+      s.taps = static_cast<i64>(numbers.size()) * shifts;
+      for (i64 q = from; q < to; ++q) {
+        const i64 x0 = q * step - call.lo[2], begin = std::max<i64>(x0, 0), stop = std::min(x0 + step, call.out[2]);
+        weights.clear();
+        inputs.clear();
+        for (std::size_t t = 0; t < numbers.size(); ++t)
+          for (i64 shift : shift_) {
+            weights.push_back(w + (static_cast<i64>(weights.size()) * step + begin - x0) * channels);
+            inputs.push_back(copies + (static_cast<i64>(t) * inputs_of_row + q - from + shift - *low) * pitch);
+          }
+        s.w = weights.data();
+        s.x = inputs.data();
+        s.length = (stop - begin) * channels;
+        const bool fits = begin * channels + round_up(s.length, lanes) <= length;
+        s.out = fits ? out + begin * channels : end;
+        kernels_->pixel_stencil(s);
+        if (!fits) std::copy_n(end, s.length, out + begin * channels);
+      }
     }
   }
 }

@@ -12,7 +12,7 @@ namespace upscore {
 
 // Weights in the order in which output rows meet them:
 // [channel][phase of the leading axes][their taps][shift][period * lanes],
-// and for channels last [phase of the leading axes][their taps][shift][residue][channel, in whole vectors].
+// and for channels last [phase of the leading axes][their taps][shift][residue][channel].
 template <typename T>
 class Channelwise {
  public:

@@ -98,14 +98,14 @@ template <typename T>
 using StencilKernel = void (*)(const Stencil<T>&);
 
 // Channels last, channels that do not mix: neighbouring outputs that read the same inputs.
-// out[i*channels + c] = bias[c] + sum over taps of w[tap][i*w_stride + c] * x[tap][c]. Whole vectors of channels are
-// read and written: the next output writes over the excess.
+// out[i] = bias[i % channels] + sum over taps of w[tap][i] * x[tap][i % channels]. Whole vectors are read and written:
+// the next outputs write over the excess.
 template <typename T>
 struct PixelStencil {
-  const T* const* w;  // per tap, the weights of the first output
-  const T* const* x;  // per tap, its input
+  const T* const* w;
+  const T* const* x;
   const T* bias;
-  i64 taps, outputs, w_stride, channels;
+  i64 taps, length, channels;
   T* out;
 };
 

@@ -58,18 +58,17 @@ void pixels(const PixelStencil<T>& s) {
     w[tap] = s.w[tap];
     x[tap] = s.x[tap];
   }
-  T* out = s.out;
-  for (i64 i = 0, at = 0; i < s.outputs; ++i, at += s.w_stride, out += s.channels)
-    for (i64 c = 0; c < s.channels; c += L) {
-      Vector<T> sum = load(s.bias + c);
-      if constexpr (kTaps > 0) {
+  for (i64 i = 0, c = 0; i < s.length; i += L) {
+    Vector<T> sum = load(s.bias + c);
+    if constexpr (kTaps > 0) {
 #pragma GCC unroll 4
-        for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + c) * load(w[tap] + at + c);
-      } else {
-        for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + c) * load(s.w[tap] + at + c);
-      }
-      store(out + c, sum);
+      for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + c) * load(w[tap] + i);
+    } else {
+      for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + c) * load(s.w[tap] + i);
     }
+    store(s.out + i, sum);
+    for (c += L; c >= s.channels;) c -= s.channels;
+  }
 }
 
 template <typename T>
