@@ -161,10 +161,7 @@ class Execution {
       for (i64 phase = 0; phase < phases; ++phase)
         multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * pitch, ahead);
     }
-    if (call_.writes_last)
-      write_last(segments, part, rows * width, sums, sums + schedule_.sums);
-    else
-      write(segments, part, rows * width, sums, sums + schedule_.sums);
+    write(segments, part, rows * width, sums, sums + schedule_.sums);
   }
 
   // If rows of products, or pairs of them, are rows of the output, whole vectors of them, they need not wait in memory
@@ -283,22 +280,15 @@ class Execution {
 
   void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2], step = schedule_.axis[2].out_step;
-    Writer<T> writer(kernels_, schedule_.writing, step, staging);
+    const i64 together = call_.writes_last ? layer_.rows : 1;
+    Writer<T> writer(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
+                     layer_.groups * layer_.rows * plane, staging, together);
+    if (call_.writes_last) return writer.write(sums, biases_.data(), 1, y_);
     const T zero = 0;
     for (i64 row = 0; row < part.rows; ++row) {
       const i64 channel = part.group * layer_.rows + part.first_row + row;
-      writer.write(schedule_.axis, segments, part.first_strip, part.strips, sums + row * part.strips * step * width,
-                   width, bias_ ? bias_ + channel : &zero, 0, y_ + channel * plane,
-                   layer_.groups * layer_.rows * plane);
+      writer.write(sums + row * part.strips * step * width, bias_ ? bias_ + channel : &zero, 0, y_ + channel * plane);
     }
-  }
-
-  // Channels last, all of them.
-  void write_last(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
-    const i64 step = schedule_.axis[2].out_step;
-    Writer<T> writer(kernels_, schedule_.writing, step, staging, layer_.rows);
-    writer.write(schedule_.axis, segments, part.first_strip, part.strips, sums, width, biases_.data(), 1, y_,
-                 layer_.rows * call_.out[0] * call_.out[1] * call_.out[2]);
   }
 
   const Layer& layer_;

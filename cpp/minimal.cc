@@ -98,9 +98,9 @@ class Execution {
     std::fill_n(zeros, width, T(0));
     transform(segments, group, width, copied, inputs);
     const bool few = call_.writes_last;
-    Writer<T> writer(kernels_, s_.writing, s_.axis[2].out_step, copied + copies, few ? layer_.rows : 1);
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
-    const i64 strips = s_.axis[0].out_step * s_.axis[1].out_step;
+    Writer<T> writer(kernels_, s_.writing, s_.axis, segments, 0, s_.axis[0].out_step * s_.axis[1].out_step, width,
+                     layer_.groups * layer_.rows * plane, copied + copies, few ? layer_.rows : 1);
     const T zero = 0;
     for (i64 row = first_row; row < last_row; row += s_.chunk) {
       const i64 rows = std::min(s_.chunk, last_row - row);
@@ -112,12 +112,10 @@ class Execution {
         }
         transform_back(r, rows, width, 1, products, zeros, copied, sums);
         const i64 channel = group * layer_.rows + row + r;
-        writer.write(s_.axis, segments, 0, strips, sums, width, bias_ ? bias_ + channel : &zero, 0,
-                     y_ + channel * plane, layer_.groups * layer_.rows * plane);
+        writer.write(sums, bias_ ? bias_ + channel : &zero, 0, y_ + channel * plane);
       }
     }
-    if (few)
-      writer.write(s_.axis, segments, 0, strips, sums, width, biases_.data(), 1, y_, layer_.rows * plane);
+    if (few) writer.write(sums, biases_.data(), 1, y_);
   }
 
   // inputs[point][tap][column][position]

@@ -18,7 +18,7 @@ constexpr i64 kFewRows = 32;           // rows of products up to which copying c
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
 constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
-constexpr i64 kShortRow = 64;     // positions in a row below which rows are put together
+constexpr i64 kShortRow = 48;     // positions in a row below which rows are put together
 
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added

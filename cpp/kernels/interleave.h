@@ -40,13 +40,24 @@ inline void zip(const Vector<T>* in, Vector<T>* out) {
   }
 }
 
+// Whether a block of numbers can be written at e. The last block may overlap the one before it.
+template <int kBlock, int S, typename T>
+inline bool back_up(i64 first, i64 last, i64 limit, i64& e, T*& dst) {
+  if (e + kBlock <= limit) return true;
+  const i64 back = last / S * S - kBlock;
+  if (back < first || back + kBlock <= e) return false;
+  dst -= e - back;
+  e = back;
+  return true;
+}
+
 template <typename T, int S>
 void interleave_power(const T* src, i64 pitch, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
   for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
-  for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
+  for (; e < last && back_up<S * L, S>(first, last, limit, e, dst); e += S * L, dst += S * L) {
     Vector<T> in[S], out[S];
     for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias[r * each];
     zip<T, S>(in, out);
@@ -73,7 +84,7 @@ void interleave_triple(const T* src, i64 pitch, i64 first, i64 last, const T* bi
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
   for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
-  for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
+  for (; e < last && back_up<S * L, S>(first, last, limit, e, dst); e += S * L, dst += S * L) {
     Vector<T> in[P], zipped[S];
     for (int group = 0; group < 3; ++group) {
       for (int r = 0; r < P; ++r) in[r] = load(src + (group * P + r) * pitch + e / S) + bias[(group * P + r) * each];
@@ -132,7 +143,7 @@ void interleave_other(const T* src, i64 pitch, i64 first, i64 last, const T* bia
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
   for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias[e % S * each];
-  for (; e < last && e + S * L <= limit; e += S * L, dst += S * L) {
+  for (; e < last && back_up<S * L, S>(first, last, limit, e, dst); e += S * L, dst += S * L) {
     Vector<T> in[S];
     for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias[r * each];
     interleave_block<T, S>(in, dst, std::make_integer_sequence<int, S>{});
