@@ -137,8 +137,9 @@ struct Kernels {
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
-  // dst[e - first] = src[(e % step)*pitch + e / step] + bias[(e % step)*each] for e in [first, last). With `excess`, up
-  // to step vectors behind the last may be written (with anything), and as much read behind the sources.
+  // dst[e - first] = src[(e % step)*pitch + e / step] + bias[(e % step)*each] for e in [first, last); `each` is 0 or 1.
+  // With `excess`, up to step vectors behind the last may be written (with anything), and as much read behind the
+  // sources.
   void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst,
                      bool excess);
   // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
