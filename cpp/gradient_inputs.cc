@@ -20,10 +20,10 @@ class Broadcast final : public WeightGradient<T> {
   explicit Broadcast(const GradientInputs<T>& inputs) : in_(inputs) {
     const Layer& layer = in_.layer;
     const Call& call = in_.call;
-    const i64 lanes = in_.kernels.lanes, unit = std::max(in_.kernels.lanes, in_.kernels.tile_rows), bytes = sizeof(T);
-    if (layer.cols % unit != 0 || unit > kMaxRowVectors * lanes) return;
+    const i64 lanes = in_.kernels.lanes, bytes = sizeof(T);
+    if (layer.cols % lanes != 0) return;
     taps_ = layer.taps();
-    column_chunk_ = round_up(piece(layer.cols, std::max(kColumns / unit * unit, unit)), unit);
+    column_chunk_ = round_up(piece(layer.cols, std::max(kColumns / lanes * lanes, lanes)), lanes);
     if (taps_ > Limits::sum_bytes / (column_chunk_ * bytes)) return;
     row_chunk_ = std::min(layer.rows, Limits::sum_bytes / (taps_ * column_chunk_ * bytes));
 
@@ -64,7 +64,7 @@ class Broadcast final : public WeightGradient<T> {
       tap_offset_.push_back((tap / (kernel[1] * kernel[2]) * tall() + tap / kernel[2] % kernel[1] * layer.dilation[1]) *
                                 wide() +
                             tap % kernel[2] * layer.dilation[2]);
-    vectors_ = round_up(piece(column_chunk_, kMaxRowVectors * lanes / unit * unit), unit) / lanes;
+    vectors_ = round_up(piece(column_chunk_, kMaxRowVectors * lanes), lanes) / lanes;
     products_ = std::min<i64>(kMaxPositions, in_.kernels.registers / vectors_);
     const double terms = static_cast<double>(across_ * down_ * images_), v = static_cast<double>(vectors_),
                  p = static_cast<double>(products_);
@@ -161,36 +161,34 @@ class Broadcast final : public WeightGradient<T> {
 
   // inputs[block of columns][image][row][position][column]
   void turn_inputs(const Part& part, const Place& at, T* inputs) const {
-    const T zero = 0;
     const Size& size = in_.call.in;
     const T* const end = in_.x + in_.call.batch * in_.layer.groups * in_.layer.cols * in_.in_plane();
     const bool joined = at.across == size[2];  // whole rows lie one behind the other
     const i64 lines = joined ? 1 : at.down, length = joined ? at.down * at.across : at.across;
-    const i64 height = in_.kernels.tile_rows;
-    for (i64 c = 0; c < part.columns; c += height)
+    const i64 lanes = in_.kernels.lanes;
+    for (i64 c = 0; c < part.columns; c += lanes)
       for (i64 n = 0; n < at.images; ++n)
-        for (i64 r = 0; r < lines; ++r, inputs += length * height) {
+        for (i64 r = 0; r < lines; ++r, inputs += length * lanes) {
           const i64 channel = ((at.image + n) * in_.layer.groups + part.group) * in_.layer.cols + part.column + c;
           const T* source =
               in_.x + channel * in_.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2];
-          const bool excess = end - source >= (height - 1) * in_.in_plane() + length + in_.kernels.lanes;
-          in_.kernels.interleave(source, in_.in_plane(), height, 0, height * length, &zero, 0, inputs, excess);
+          in_.kernels.transpose(source, end, in_.in_plane(), lanes, length, nullptr, inputs, lanes);
         }
   }
 
   void multiply(const Part& part, const Place& at, const T* inputs, const T* gradient, T* sum) const {
     const Layer& layer = in_.layer;
-    const i64 width = wide(), slab = tall() * width, height = in_.kernels.tile_rows, lanes = in_.kernels.lanes;
+    const i64 width = wide(), slab = tall() * width, lanes = in_.kernels.lanes;
     const i64 lines = at.images * at.down, all = part.rows * taps_;
     i64 w_offset[kLines], x_tap[kLines], c_offset[kMaxPositions];
     const T* x[kMaxPositions];
     for (i64 n = 0; n < at.images; ++n)
       for (i64 r = 0; r < at.down; ++r) {
-        w_offset[n * at.down + r] = (n * at.down + r) * at.across * height;
+        w_offset[n * at.down + r] = (n * at.down + r) * at.across * lanes;
         x_tap[n * at.down + r] = n * layer.kernel[0] * slab + r * layer.stride[1] * width;
       }
     ChannelProduct<T> p;
-    p.w_tile_stride = lines * at.across * height;
+    p.w_tile_stride = lines * at.across * lanes;
     p.w_offset = w_offset;
     p.x = x;
     p.x_step = 0;
@@ -213,7 +211,7 @@ class Broadcast final : public WeightGradient<T> {
       for (i64 c = 0; c < part.columns; c += vectors_ * lanes) {
         p.w = inputs + c * lines * at.across;
         p.c = sum + c;
-        in_.kernels.channel_product[std::min(vectors_, (part.columns - c) / lanes)][count](p);
+        in_.kernels.vector_product[std::min(vectors_, (part.columns - c) / lanes)][count](p);
       }
     }
   }
