@@ -6,6 +6,7 @@ fit; :mod:`upscore.ops` and :mod:`upscore.nn` are where arguments are checked an
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -51,6 +52,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         raise MemoryError(f"no room for an output of shape {shape}, {size / 2**30:.1f} GiB") from None
 
 
+@functools.lru_cache(maxsize=256)
 def _check_range(geometry: Geometry, coarse: tuple[int, ...]) -> None:
     """The engine counts in 64 bits: every coordinate that the ``coarse`` side reaches must fit."""
     for n, s, e, (lo, hi) in zip(coarse, geometry.stride, geometry.extent, geometry.crop, strict=True):

@@ -7,6 +7,7 @@ float16 and bfloat16 are computed in float32 and returned as they came.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -223,10 +224,32 @@ def conv_transpose(
 def _geometry(
     x: Array, w: Array, stride: Ints, padding: Pairs, output_padding: Ints, dilation: Ints, output_size: Ints | None
 ) -> Geometry:
+    said = stride, padding, output_padding, dilation, output_size
+    make = _known_geometry if all(map(_is_plain, said)) else _known_geometry.__wrapped__
+    return make(() if output_size is None else x.shape[2:], w.shape[2:], *said)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether values that are equal to this one say the same: 2.0 and True, which are refused, equal 2 and 1."""
+    if type(value) is tuple:
+        return all(type(v) is int for v in value)
+    return value is None or type(value) is int
+
+
+@functools.lru_cache(maxsize=256)
+def _known_geometry(
+    input_size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: Ints,
+    padding: Pairs,
+    output_padding: Ints,
+    dilation: Ints,
+    output_size: Ints | None,
+) -> Geometry:
     geometry = Geometry.from_padding(
-        w.shape[2:], stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+        kernel, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
     )
-    return geometry if output_size is None else geometry.with_output_size(x.shape[2:], output_size)
+    return geometry if output_size is None else geometry.with_output_size(input_size, output_size)
 
 
 def conv(
