@@ -6,6 +6,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -15,6 +16,8 @@
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 
 #include "bias_gradient.h"
 #include "buffer.h"
@@ -88,12 +91,15 @@ i64 phases_of(const Layer& layer) {
   return phases;
 }
 
+// Of the one call that weights are packed for, if there is to be one: batch, input, output, crop, threads.
+using Sizes = std::optional<std::tuple<i64, Size, Size, Size, int>>;
+
 // A layer with its weights packed for the instruction set that was active when they were packed.
 template <typename T>
 class Plan {
  public:
   Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed, Filtering filtering,
-       bool last)
+       bool last, const Sizes& once)
       : layer_(layer_of(axes_of(w), stride, dilation, groups, dim(w, 0), dim(w, 1), transposed)),
         kernels_(&active_table<T>()),
         isa_(active_isa()),
@@ -112,7 +118,8 @@ class Plan {
       return;
     }
     target_ = target_of(*kernels_);
-    packing_ = plan_packing(layer_, target_, last);
+    packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
+    if (once && !last) pack_for(*once);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
     pack_weights(layer_, packing_, thread_count(), w.data(), weights_.data());
     if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
@@ -131,11 +138,13 @@ class Plan {
       return;
     }
     const Schedules plan = schedules_of(call, threads);
-    require(!packing_.last || plan.minimal || writes_last, "channels last, as the weights were packed");
+    require(plan.minimal || (packing_.vectors ? plan.direct->channel_lanes.has_value() && reads_last == last_
+                                              : writes_last || !packing_.by_phase),
+            "a call such as the weights were packed for");
     if (plan.minimal)
       (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
-                                                                        *kernels_, minimal_weights(threads)->data(),
-                                                                        bias, x.data(), y.data());
+                                                                       *kernels_, minimal_weights(threads)->data(),
+                                                                       bias, x.data(), y.data());
     else
       execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
   }
@@ -147,14 +156,14 @@ class Plan {
     if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
-    return {true, plan.direct->channel_lanes || packing_.last || (!packing_.fused && writes_few())};
+    return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_few())};
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + ": ";
     if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
     if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
-    const Schedules plan = schedules_of({batch, in, out, lo, packing_.last, packing_.last}, threads);
+    const Schedules plan = schedules_of({batch, in, out, lo, last_, last_}, threads);
     return isa + (plan.minimal ? plan.minimal->why : plan.direct->why);
   }
 
@@ -166,7 +175,9 @@ class Plan {
 
  private:
   // Whether channels that do not fill vectors can be written next to each other.
-  bool writes_few() const { return layer_.groups == 1 && layer_.rows > 1 && last_step() * layer_.rows <= kMostTogether; }
+  bool writes_few() const {
+    return layer_.groups == 1 && layer_.rows > 1 && last_step() * layer_.rows <= kMostTogether;
+  }
   i64 last_step() const { return layer_.transposed ? layer_.stride[2] : 1; }
 
   bool takes_last(const Call& call, int threads, bool reads_last, bool writes_last) const {
@@ -190,35 +201,48 @@ class Plan {
     std::shared_ptr<const MinimalSchedule> minimal;
   };
   // What a schedule depends on.
-  struct Sizes {
+  struct Question {
     Layer layer;
     const Kernels<T>* kernels;
     Filtering filtering;
-    bool last;
+    bool last, vectors;
     Call call;
     int threads;
-    bool operator==(const Sizes&) const = default;
+    bool operator==(const Question&) const = default;
   };
   // Of all plans, since training packs at each step. Never destroyed, as threads may still compute at the end.
   struct Memory {
     std::mutex mutex;
-    std::list<std::pair<Sizes, Schedules>> all;  // last used first
+    std::list<std::pair<Question, Schedules>> all;  // last used first
   };
   static Memory& memory() {
     static Memory* const one = new Memory;
     return *one;
   }
 
+  // Weights in vectors, if that call is faster then.
+  void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
+    const auto& [batch, in, out, lo, threads] = once;
+    const Call call{batch, in, out, lo};
+    const std::shared_ptr<const Schedule> any = schedules_of(call, threads).direct;
+    Packing standard = std::exchange(packing_, plan_packing(layer_, target_, Order::kVectors));
+    if (packing_.vectors && any) {
+      const std::shared_ptr<const Schedule> lanes = schedules_of(call, threads).direct;
+      if (lanes->channel_lanes && lanes->cycles <= any->cycles) return;
+    }
+    packing_ = std::move(standard);
+  }
+
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
   Schedules schedules_of(const Call& call, int threads) const {
-    const Sizes sizes{layer_, kernels_, filtering_, last_, call, threads};
+    const Question question{layer_, kernels_, filtering_, last_, packing_.vectors, call, threads};
     auto& [mutex, all] = memory();
     {
       std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
       if (lock)
         for (auto at = all.begin(); at != all.end(); ++at)
-          if (at->first == sizes) {
+          if (at->first == question) {
             all.splice(all.begin(), all, at);
             return at->second;
           }
@@ -231,7 +255,7 @@ class Plan {
       plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
     std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (lock) {
-      all.emplace_front(sizes, plan);
+      all.emplace_front(question, plan);
       if (all.size() > kSchedules) all.pop_back();
     }
     return plan;
@@ -318,9 +342,9 @@ Numpy<T> empty(const std::vector<std::size_t>& shape) {
 template <typename T>
 void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
-      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering, bool>(), "w"_a, "bias"_a.none(),
-           "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a,
-           "last"_a)
+      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering, bool, Sizes>(), "w"_a,
+           "bias"_a.none(), "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a, "last"_a,
+           "once"_a.none())
       .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
            "writes_last"_a = false)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)

@@ -200,7 +200,9 @@ class Task {
     p.ahead = ahead_;
     p.ahead_step = ahead_step_;
     ahead_ += p.taps * p.columns * ahead_step_;
-    const auto& kernels = !packing_.last ? kernels_.channel_product : p.x_pitch ? kernels_.line_product : kernels_.vector_product;
+    const auto& kernels = !packing_.vectors ? kernels_.channel_product
+                          : p.x_pitch       ? kernels_.line_product
+                                            : kernels_.vector_product;
     kernels[block.rows / kernels_.lanes][count](p);
   }
 
@@ -213,8 +215,7 @@ class Task {
     Taps taps;
     i64 first = all_taps;  // of this reduction
     for (i64 t = 0; t < all_taps; ++t) {
-      const i64 tap = group.taps[static_cast<std::size_t>(t)],
-                offset = phase.offset_of[static_cast<std::size_t>(tap)];
+      const i64 tap = group.taps[static_cast<std::size_t>(t)], offset = phase.offset_of[static_cast<std::size_t>(tap)];
       if (offset < r.offset_first || offset >= r.offset_last) continue;
       first = std::min(first, t);
       taps.tap[taps.taps] = tap;
@@ -229,6 +230,19 @@ class Task {
     i64 c_offset[kMaxPositions];
     p.x = x;
     p.c_offset = c_offset;
+    if (map_.rectangle && packing_.vectors) {  // rows of positions in a line
+      const i64 across = map_.rectangle->across, most = piece(across, map_.positions);
+      p.x_step = 0;
+      p.x_pitch = layer_.stride[2] * input;
+      for (i64 row = 0; row < map_.outputs; row += across)
+        for (i64 begin = row; begin < row + across; begin += most) {
+          const i64 count = std::min(most, row + across - begin);
+          x[0] = inputs + group.shift[static_cast<std::size_t>(begin)] * input;
+          for (i64 q = 0; q < count; ++q) c_offset[q] = (begin + q) * pitch_;
+          run_product(p, block, count);
+        }
+      return;
+    }
     // Positions are counted over outputs and, within them, images.
     const i64 all = static_cast<i64>(group.outputs.size()) * images_;
     for (i64 begin = 0, most = piece(all, map_.positions); begin < all; begin += most) {
@@ -244,8 +258,7 @@ class Task {
         }
         const i64* from = &group.inputs[output * static_cast<std::size_t>(all_taps) + static_cast<std::size_t>(first)];
         for (i64 t = 0; t < p.taps; ++t)
-          x[t * count + q] =
-              map_.last && from[t] == plane_ ? panel_ : inputs + from[t] * input + image * image_pitch;
+          x[t * count + q] = map_.last && from[t] == plane_ ? panel_ : inputs + from[t] * input + image * image_pitch;
       }
       p.x_step = regular ? 0 : count;
       run_product(p, block, count);
@@ -294,9 +307,10 @@ class Task {
         const i64 z = s.at[0] * axis[0].in_step + (*offset[t])[0], y = s.at[1] * axis[1].in_step + (*offset[t])[1];
         start[t] = s.at[2] * axis[2].in_step + (*offset[t])[2];
         const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
-        line[t] = x_ + (((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) * axis[2].in) *
-                           in_channels_ +
-                  group_ * layer_.cols + r.column_first;
+        line[t] =
+            x_ +
+            (((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) * axis[2].in) * in_channels_ +
+            group_ * layer_.cols + r.column_first;
         inside = std::max(inside, exists ? ceil_div(-start[t], axis[2].in_step) : length);
         end = std::min(end, ceil_div(axis[2].in - start[t], axis[2].in_step));
         if (!exists) start[t] = -length * axis[2].in_step;  // outside, all of it

@@ -103,10 +103,11 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
 }
 constexpr double kTurn = 0.4;  // to turn a number
 
-bool allowed(const Layer& layer, const Call& call, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
-  const bool whole = packing.tile_rows == (packing.last ? target.lanes : target.tile_rows);
-  return packing.last == call.reads_last && !packing.fused && whole && layer.rows % unit == 0 &&
-         unit <= kMaxRowVectors * target.lanes && schedule.positions > 0;
+bool allowed(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
+             const Schedule& schedule, i64 unit) {
+  const bool whole = packing.vectors || (!call.reads_last && packing.tile_rows == target.tile_rows);
+  return !packing.fused && whole && layer.rows % unit == 0 && unit <= kMaxRowVectors * target.lanes &&
+         schedule.positions > 0;
 }
 
 std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, const Packing& packing,
@@ -287,8 +288,8 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
       map.parts = ceil_div(schedule.positions, map.run);
       double work = 0;
       for (const PhaseTaps& phase : schedule.phases)
-        work += cycles(packing, layer.cols, map.run, static_cast<i64>(phase.offset_of.size()), map.positions,
-                       map.vectors);
+        work +=
+            cycles(packing, layer.cols, map.run, static_cast<i64>(phase.offset_of.size()), map.positions, map.vectors);
       work *= static_cast<double>(layer.rows / lanes * map.parts);
       const i64 all = map.parts * cuts;
       const double idle = static_cast<double>(round_up(all, tasks)) / static_cast<double>(all);
@@ -320,7 +321,8 @@ std::string explain_channel_lanes(const Layer& layer, const Target& target, cons
   for (const auto& phase : map.groups) groups += phase.size();
   std::ostringstream why;
   why << (layer.transposed ? "transposed convolution" : "convolution")
-      << (map.rectangle || map.run ? "" : " of a small map") << (map.last ? ", channels last" : "") << ": lanes run along channels, register tiles of " << map.vectors << " vectors of " << target.lanes
+      << (map.rectangle || map.run ? "" : " of a small map") << (map.last ? ", channels last" : "")
+      << ": lanes run along channels, register tiles of " << map.vectors << " vectors of " << target.lanes
       << " channels x " << map.positions << " positions; ";
   if (map.rectangle)
     why << "a task computes " << map.rectangle->down << " x " << map.rectangle->across << " outputs";

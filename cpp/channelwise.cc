@@ -67,7 +67,8 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
   const auto deep = axis_residues(layer.kernel[0], layer.stride[0], layer.dilation[0], false);
   c.weights_.reserve(static_cast<std::size_t>(layer.groups * c.channel_size_));
   if (c.channels_last())
-    c.pixel_weights_.resize(static_cast<std::size_t>(layer.kernel[0] * layer.kernel[1] * shifts * step * layer.groups + lanes));
+    c.pixel_weights_.resize(
+        static_cast<std::size_t>(layer.kernel[0] * layer.kernel[1] * shifts * step * layer.groups + lanes));
   for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
@@ -198,7 +199,8 @@ template <typename T>
 void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x,
                                 T* y) const {
   const i64 channels = layer_.groups, lanes = kernels_->lanes, pitch = channels + lanes;
-  const i64 step = layer_.stride[2], shifts = static_cast<i64>(shift_.size()), rows = layer_.kernel[0] * layer_.kernel[1];
+  const i64 step = layer_.stride[2], shifts = static_cast<i64>(shift_.size()),
+            rows = layer_.kernel[0] * layer_.kernel[1];
   const i64 row_size = call.in[2] * channels, length = call.out[2] * channels;
   x += image * call.in[0] * call.in[1] * row_size;
   y += image * call.out[0] * call.out[1] * length;

@@ -199,8 +199,8 @@ class Execution {
            reinterpret_cast<std::uintptr_t>(y_) % (static_cast<std::size_t>(target_.lanes) * sizeof(T)) == 0;
   }
 
-  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused); [phase][channel][position]
-  // if they are written channels last. With `outputs` they are written there instead.
+  // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused);
+  // [phase][channel][position] if they are written channels last. With `outputs` they are written there instead.
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
                 i64 width, i64 tile_rows, const T* panel, T* sums, Ahead& ahead, T* const* outputs = nullptr) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];

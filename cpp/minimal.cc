@@ -249,7 +249,8 @@ class Execution {
       i64 outer = 1, inner = packing_.points;
       for (std::size_t a : filtered_) {
         const bool last = a == filtered_.back();
-        const i64 outputs = packing_.axis[a].outputs(), pitch = last ? layer_.stride[a] * row_of_[a] * apart : (inner / 4);
+        const i64 outputs = packing_.axis[a].outputs(),
+                  pitch = last ? layer_.stride[a] * row_of_[a] * apart : (inner / 4);
         inner /= 4;
         const T* result[kMostLines];
         for (i64 o = 0; o < outer; ++o)

@@ -102,7 +102,8 @@ class Execution {
           i64 pitch = column_pitch_;
           if (last_axis < 0) std::tie(to, pitch) = destination(to_inputs, line, 1);
           const T* from = read(s, i, line, together, group, border, rows ? nullptr : to);
-          if (rows) kernels_.transform_inputs(from, from == border ? column_pitch_ : in_channels_, layer_.cols, to, pitch);
+          if (rows)
+            kernels_.transform_inputs(from, from == border ? column_pitch_ : in_channels_, layer_.cols, to, pitch);
         }
         i64 outer = 1, inner = packing_.lines;
         for (int a = 0; a <= last_axis; ++a) {
@@ -136,9 +137,9 @@ class Execution {
     const i64 z = s.at[0] * axis[0].in_step + offset[0], y = s.at[1] * axis[1].in_step + offset[1];
     const i64 first = (s.at[2] + i) * axis[2].in_step + offset[2];
     const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
-    const T* const row = x_ + ((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) *
-                                  axis[2].in * in_channels_ +
-                         group * layer_.cols;
+    const T* const row =
+        x_ + ((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) * axis[2].in * in_channels_ +
+        group * layer_.cols;
     T* to = copy_to ? copy_to : border;
     if (!copy_to && exists && first >= 0 && first + count <= axis[2].in &&
         x_end_ - row >= (first + count - 1) * in_channels_ + column_pitch_)

@@ -140,8 +140,8 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   const double cols = static_cast<double>(layer.cols), lines = static_cast<double>(packing.lines);
   const double weight_bytes = rows * cols * static_cast<double>(bytes);
   i64 most = std::min({kMostVectors, kInputBytes / (packing.lines * layer.cols * lanes * bytes),
-                             kProductBytes / (packing.before.back() * packing.block * lanes * bytes),
-                             kSumBytes / (steps * lanes * bytes)});
+                       kProductBytes / (packing.before.back() * packing.block * lanes * bytes),
+                       kSumBytes / (steps * lanes * bytes)});
   if (most < 1) return {};
   const double vectors = std::ceil(image / static_cast<double>(lanes));
   const double cost = vectors * (rows * cols * kProduct + cols * lines * kInput + rows * kOutput) +
@@ -166,10 +166,9 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   if (packing.last) {
     unit = std::min<i64>(kMaxPositions, target.registers / piece(layer.rows / lanes, kMaxRowVectors));
     products = packing.points;
-    most = std::clamp<i64>(std::min(kInputBytes / (packing.lines * columns * bytes),
-                                    kProductBytes / (products * block * bytes)) /
-                               unit,
-                           1, kMostVectors * lanes / unit);
+    most = std::clamp<i64>(
+        std::min(kInputBytes / (packing.lines * columns * bytes), kProductBytes / (products * block * bytes)) / unit, 1,
+        kMostVectors * lanes / unit);
   }
   const bool few = call.writes_last && !packing.last;  // sums of all channels wait for each other
   if (few) most = std::clamp<i64>(kLastSumBytes / (steps * layer.rows * lanes * bytes), 1, most);
@@ -183,11 +182,10 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
       const i64 tiles = ceil_div(all, wide), part = ceil_div(blocks, parts);
       const double share = static_cast<double>(part) / static_cast<double>(blocks);
       const double loads = wide % 3 == 0 || packing.last ? 1 : wide > 3 ? 1.05 : wide == 2 ? 1.1 : 1.3;
-      const double task =
-          kTask +
-          static_cast<double>(wide * unit) / static_cast<double>(lanes) *
-              (cols * lines * kInput + share * rows * (cols * kProduct * loads + kOutput)) +
-          share * weight_bytes * kWeightByte;
+      const double task = kTask +
+                          static_cast<double>(wide * unit) / static_cast<double>(lanes) *
+                              (cols * lines * kInput + share * rows * (cols * kProduct * loads + kOutput)) +
+                          share * weight_bytes * kWeightByte;
       const i64 turns = ceil_div(tiles * ceil_div(blocks, part) * layer.groups, threads);
       const double time = (static_cast<double>(turns) + (threads == 1 ? 0 : kLate)) * task;
       if (least != 0 && time >= least) continue;
@@ -202,11 +200,13 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
   s.inputs = packing.lines * (columns * s.width + lanes);
   s.products = products * s.chunk * s.width;
-  s.sums = packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width * (few ? layer.rows : 1) + kSlack;
+  s.sums =
+      packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width * (few ? layer.rows : 1) + kSlack;
   s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, target);
   s.threads = threads;
   std::ostringstream why;
-  why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases << (packing.phases == 1 ? " phase" : " phases")
+  why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases
+      << (packing.phases == 1 ? " phase" : " phases")
       << ", minimal filtering because windows are narrow and the map is large: " << packing.before.back()
       << " products for " << packing.phases;
   for (const MinimalAxis& axis : packing.axis)

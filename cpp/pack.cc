@@ -13,7 +13,7 @@ struct Row {
   i64 channel, phase;
 };
 Row split(const Layer& layer, const Packing& packing, i64 phases, i64 row) {
-  if (packing.last) return {row % layer.rows, row / layer.rows};
+  if (packing.by_phase) return {row % layer.rows, row / layer.rows};
   return {row / phases, row % phases};
 }
 

@@ -35,14 +35,14 @@ bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
 
 int Target::vectors(int rows) const { return most_vectors(rows, registers); }
 
-Packing plan_packing(const Layer& layer, const Target& target, bool last) {
+Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   Packing packing;
   std::vector<AxisPhase> axis[kAxes];
   if (layer.transposed)
     for (int a = 0; a < kAxes; ++a) packing.phases *= layer.stride[a];
-  const bool vectors = last && layer.rows % target.lanes == 0;
-  packing.fused = !vectors && worth_fusing(layer, target, packing.phases);
-  packing.last = vectors || (last && packing.fused && layer.groups == 1 && layer.rows > 1);
+  packing.vectors = order != Order::kAny && layer.rows % target.lanes == 0;
+  packing.fused = !packing.vectors && worth_fusing(layer, target, packing.phases);
+  packing.by_phase = order == Order::kLast && packing.fused && layer.groups == 1 && layer.rows > 1;
   for (int a = 0; a < kAxes; ++a) {
     if (layer.transposed) {
       axis[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], packing.fused);
@@ -53,9 +53,10 @@ Packing plan_packing(const Layer& layer, const Target& target, bool last) {
     }
   }
   const i64 vector_bytes = target.lanes * target.number_bytes;
-  packing.tile_rows = vectors ? target.lanes
-                                   : static_cast<int>(std::clamp<i64>(
-                                         Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
+  packing.tile_rows =
+      packing.vectors
+          ? target.lanes
+          : static_cast<int>(std::clamp<i64>(Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
   for (const AxisPhase& z : axis[0])
     for (const AxisPhase& y : axis[1])
       for (const AxisPhase& x : axis[2]) {

@@ -34,8 +34,8 @@ struct PhaseClass {
 // [group][block of columns][class][block of rows][tap][column][row]. Sizes do not matter.
 struct Packing {
   bool fused = false;
-  // For calls with channels last alone: tiles are vectors of channels, or, fused, rows are ordered by phase, not channel.
-  bool last = false;
+  bool vectors = false;   // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
+  bool by_phase = false;  // fused rows are ordered by phase, not by channel, for writing channels last
   int tile_rows = 1;
   i64 phases = 1;   // of the whole layer: the product of the strides
   i64 columns = 1;  // in a block: with a class's taps, what is summed in registers in one go
@@ -43,7 +43,8 @@ struct Packing {
   i64 per_column = 0;  // packed numbers of one group and input channel
 };
 
-// `last`: for calls with channels last, if channels fill vectors. Lanes run along channels then, phase by phase.
-Packing plan_packing(const Layer& layer, const Target& target, bool last);
+// For any call channels first; for calls channels last; for calls whose lanes run along channels, if they fill vectors.
+enum class Order { kAny, kLast, kVectors };
+Packing plan_packing(const Layer& layer, const Target& target, Order order);
 
 }  // namespace upscore

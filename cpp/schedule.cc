@@ -41,7 +41,9 @@ class Scheduler {
     const double cycles = cost_ * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
     if (call_.reads_last == call_.writes_last)
       s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
-    if (s_.channel_lanes && (call_.reads_last || s_.channel_lanes->cycles < cycles)) {
+    s_.cycles = cycles;
+    if (s_.channel_lanes && (packing_.vectors || s_.channel_lanes->cycles < cycles)) {
+      s_.cycles = s_.channel_lanes->cycles;
       if (call_.reads_last) s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, target_);
       if (s_.channel_lanes->cycles * static_cast<double>(layer_.groups) > kSerialCycles) s_.threads = threads_;
       s_.why = explain_channel_lanes(layer_, target_, s_);

@@ -107,6 +107,7 @@ struct Schedule {
   Writing writing;
   int threads = 1;
   std::optional<ChannelLanes> channel_lanes;
+  double cycles = 0;  // that it should take, of all threads
   std::string why;
 };
 

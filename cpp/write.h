@@ -32,7 +32,8 @@ class Writer {
       if (from >= to) continue;
       for (i64 strip = 0; strip < strips; ++strip) {
         const i64 rz = (first_strip + strip) / axis[1].out_step, ry = (first_strip + strip) % axis[1].out_step;
-        const i64 z = axis[0].base + s.at[0] * axis[0].out_step + rz, y = axis[1].base + s.at[1] * axis[1].out_step + ry;
+        const i64 z = axis[0].base + s.at[0] * axis[0].out_step + rz,
+                  y = axis[1].base + s.at[1] * axis[1].out_step + ry;
         if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
         const bool hollow = !writing_.hollow.empty() && writing_.hollow[static_cast<std::size_t>(first_strip + strip)];
         rows_.push_back({hollow ? -1 : strip * step_ * width + s.place, from * channels, to * channels,
@@ -41,8 +42,8 @@ class Writer {
     }
   }
 
-  // `channel` is the output of this channel in image 0. The bias is that of each phase and channel, or, with `each` = 0,
-  // of all.
+  // `channel` is the output of this channel in image 0. The bias is that of each phase and channel, or, with `each` =
+  // 0, of all.
   void write(const T* sums, const T* bias, i64 each, T* channel) {
     for (const Row& row : rows_) {
       const T* src = row.source < 0 ? nullptr : sums + row.source;

@@ -47,15 +47,20 @@ def test_small_maps(isa, dtype):
     ],
 )
 def test_rectangles_of_strided_maps(x, w, geometry, groups, isa, dtype):
-    """Inputs that are channels last already are read with lanes along positions."""
+    """Whether weights were packed for any call, for channels last, or for this one call alone."""
     cpu.force(isa)
     rng = np.random.default_rng(11)
-    layer = engine.Packed(rng.standard_normal(w).astype(dtype), None, geometry, groups, adjoint=True)
+    weights = rng.standard_normal(w).astype(dtype)
+    layer = engine.Packed(weights, None, geometry, groups, adjoint=True)
     size = geometry.output_size(x[2:])
     grad = rng.standard_normal((x[0], w[1] * groups, *size)).astype(dtype)
     why = layer.why(x[0], geometry, size, x[2:])
     if isa == "avx512" and dtype is np.float32:  # others have lanes so few that picking inputs out is quicker
         assert "lanes run along channels" in why
         assert "small map" not in why
-    last = layer.run_last(np.ascontiguousarray(np.moveaxis(grad, 1, -1)), geometry, x[2:])
-    np.testing.assert_array_equal(layer.run(grad, geometry, x[2:]), np.moveaxis(last, -1, 1))
+    expected = layer.run(grad, geometry, x[2:])
+    last = engine.Packed(weights, None, geometry, groups, adjoint=True, last=True)
+    turned = np.ascontiguousarray(np.moveaxis(grad, 1, -1))
+    np.testing.assert_array_equal(np.moveaxis(last.run_last(turned, geometry, x[2:]), -1, 1), expected)
+    once = engine.Packed(weights, None, geometry, groups, adjoint=True, once=(x[0], size, x[2:], 2))
+    np.testing.assert_array_equal(once.run(grad, geometry, x[2:], threads=2), expected)

@@ -30,6 +30,10 @@ def _restore_settings():
         ((6, 11), (33, 33), (3, 5), (2, 3), 33),
         ((5, 6), (3, 3), (4, 3), (2, 2), 3),
         ((4, 3, 7), (16, 16), (3, 2, 4), (2, 3, 2), 16),
+        ((19, 26), (64, 64), (3, 3), (1, 1), 1),
+        ((3, 4), (40, 160), (4, 4), (2, 2), 1),
+        ((40, 9000), (1, 1), (1, 2), (1, 2), 1),
+        ((3, 9000), (40, 40), (2, 4), (1, 3), 40),
     ],
 )
 def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, groups, adjoint):
@@ -54,7 +58,7 @@ def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, group
 
 def test_only_what_can_be_done_is_done_channels_last():
     w = np.ones((8, 3, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 2, True, engine.Filtering.NEVER, True)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 2, True, engine.Filtering.NEVER, True, None)
     assert plan.channels_last(1, [1, 40, 40], [1, 80, 80], [0, 0, 0], 1) == (True, False)
     x, y = np.ones((1, 40, 40, 8), np.float32), np.empty((1, 80, 80, 6), np.float32)
     with pytest.raises(ValueError, match="channels last where channels_last says so"):
@@ -63,7 +67,7 @@ def test_only_what_can_be_done_is_done_channels_last():
 
 def test_weights_for_channels_last_are_not_read_as_others():
     w = np.ones((8, 32, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER, True)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER, True, None)
     x, y = np.ones((1, 8, 40, 40), np.float32), np.empty((1, 32, 80, 80), np.float32)
-    with pytest.raises(ValueError, match="channels last, as the weights were packed"):
+    with pytest.raises(ValueError, match="a call such as the weights were packed for"):
         plan.run(x, y, [0, 0, 0], 1)

@@ -78,3 +78,23 @@ def test_minimal_filtering_not_for_tiny_maps():
     packed = engine.Packed(w, None, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
     assert "minimal filtering" not in packed.why(64, geometry, (4, 4), (8, 8))
     assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
+
+
+@pytest.mark.parametrize("channels", [64, 36, 1])
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
+    """Lanes along channels where these fill vectors; elsewhere all channels of a tile are written at once, or turned."""
+    rng = np.random.default_rng(6)
+    inputs, _, n, geometry = FILTERED[name]
+    x, w, bias = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((2, inputs, *n), (inputs, channels, *geometry.kernel), (channels,))
+    )
+    size = geometry.output_size(n)
+    plain = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.ALWAYS)
+    assert "minimal filtering" in plain.why(2, geometry, n, size)
+    expected = plain.run(x, geometry, size)
+    packed = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.ALWAYS, last=True)
+    for threads in (1, 3):
+        y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)
+        np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)

@@ -7,8 +7,8 @@
 
 namespace upscore::UPSCORE_ISA {
 
-// The weights of kColumns columns: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns are
-// loaded together.
+// The weights of kColumns columns: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns
+// are loaded together.
 template <typename T, int R>
 constexpr int kColumns = R < kLanes<T> ? 2 : 1;
 

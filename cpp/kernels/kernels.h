@@ -129,8 +129,8 @@ struct Kernels {
   int tile_rows;  // rows of the widest product tile
   int registers;  // accumulators that a tile may use
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
-  OutputKernel<T> product_rows[kMaxTileRows + 1][kMaxTileVectors + 1];   // written as they are
-  OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];  // of even numbers of rows
+  OutputKernel<T> product_rows[kMaxTileRows + 1][kMaxTileVectors + 1];             // written as they are
+  OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];            // of even numbers of rows
   ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of tile_rows
   ChannelProductKernel<T> vector_product[kMaxRowVectors + 1][kMaxPositions + 1];   // in tiles of a vector
   ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // the same, places in a line

@@ -78,6 +78,7 @@ class Packed:
         filtering: whether to use minimal filtering (Winograd's). Its weights are transformed, which pays where
             they are run often, and take up to 4 times the memory (8 times with three axes).
         last: pack for :meth:`run_last`, which is slower otherwise, as :meth:`run` is then.
+        once: batch, input's and output's size and threads of the only call that there will be, with this crop.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Packed:
         adjoint: bool = False,
         filtering: Filtering = Filtering.NEVER,
         last: bool = False,
+        once: tuple[int, tuple[int, ...], tuple[int, ...], int] | None = None,
     ) -> None:
         _check_range(geometry, (1,) * geometry.rank)
         self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
@@ -100,11 +102,15 @@ class Packed:
         self._bias, self._last = bias, last
         self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
         if lead <= 0:
-            self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering, last)
+            lo = _three(tuple(before for before, _ in geometry.crop), 0)
+            call = once and (once[0], *self._sizes(once[1], once[2]), lo, once[3] or _engine.thread_count())
+            self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering, last, call)
             return
         # Higher ranks: one native plan per tap of the leading axes; the bias is added once, by hand.
         self._taps = {
-            tap: make(np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, filtering, False)
+            tap: make(
+                np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, filtering, False, None
+            )
             for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead]))
         }
 

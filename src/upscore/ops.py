@@ -286,7 +286,8 @@ def conv(
         size = geometry.adjoint_size(array.shape[2:])
     except ArgumentError as error:
         raise ArgumentError("x", error.expected, error.got, error.example) from None
-    return restore(engine.Packed(weights, b, geometry, groups, adjoint=True).run(array, geometry, size))
+    once = array.shape[0], array.shape[2:], size, 0
+    return restore(engine.Packed(weights, b, geometry, groups, adjoint=True, once=once).run(array, geometry, size))
 
 
 def conv_transpose_backward(
@@ -332,6 +333,8 @@ def conv_transpose_backward(
             f"{grad.shape} {grad.dtype.name}",
             "numpy.ones_like(y)",
         )
-    grad_x = engine.Packed(weights, None, geometry, groups, adjoint=True).run(grad, geometry, array.shape[2:])
+    size = array.shape[2:]
+    once = grad.shape[0], grad.shape[2:], size, 0
+    grad_x = engine.Packed(weights, None, geometry, groups, adjoint=True, once=once).run(grad, geometry, size)
     grad_w = engine.weight_gradient(array, grad, geometry, groups, weights.shape[1])
     return restore(grad_x), restore_w(grad_w), restore_w(engine.bias_gradient(grad))

@@ -105,7 +105,8 @@ def conv_transpose(
 
 def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
-    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, last=is_last(y))
+    once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
+    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, last=is_last(y), once=once)
     return _run(packed, y, w, geometry, size)
 
 
