@@ -83,7 +83,7 @@ def test_minimal_filtering_not_for_tiny_maps():
 @pytest.mark.parametrize("channels", [64, 36, 1])
 @pytest.mark.parametrize("name", FILTERED)
 def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
-    """Lanes along channels where these fill vectors; elsewhere all channels of a tile are written at once, or turned."""
+    """Lanes along channels where these fill vectors; elsewhere all channels of a tile are written at once."""
     rng = np.random.default_rng(6)
     inputs, _, n, geometry = FILTERED[name]
     x, w, bias = (
