@@ -9,12 +9,13 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostPhases = 256, kMostVectors = 6;
-constexpr i64 kInputBytes = 1024 << 10;   // transformed inputs of a tile, all channels
-constexpr i64 kProductBytes = 448 << 10;  // products of a chunk of channels
-constexpr i64 kSumBytes = 256 << 10;      // outputs of one channel
-constexpr i64 kLastSumBytes = 800 << 10;  // of all channels, where they are written next to each other
-constexpr i64 kTerms = 256;               // in registers: fewer than directly, for the transforms cost accuracy
-constexpr i64 kSlack = 4096;              // reads may pass the end
+constexpr i64 kInputBytes = 1024 << 10;    // transformed inputs of a tile, all channels
+constexpr i64 kProductBytes = 448 << 10;   // products of a chunk of channels
+constexpr i64 kSumBytes = 256 << 10;       // outputs of one channel
+constexpr i64 kLastSumBytes = 800 << 10;   // of all channels, where they are written next to each other;
+constexpr i64 kFewInputBytes = 512 << 10;  // inputs then
+constexpr i64 kTerms = 256;                // in registers: fewer than directly, for the transforms cost accuracy
+constexpr i64 kSlack = 4096;               // reads may pass the end
 
 // Cycles, for choosing; only their proportions matter.
 constexpr double kProduct = 0.55;      // a vector times a weight, added
@@ -171,7 +172,10 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
         kMostVectors * lanes / unit);
   }
   const bool few = call.writes_last && !packing.last;  // sums of all channels wait for each other
-  if (few) most = std::clamp<i64>(kLastSumBytes / (steps * layer.rows * lanes * bytes), 1, most);
+  if (few)
+    most = std::clamp<i64>(std::min(kLastSumBytes / (steps * layer.rows * lanes * bytes),
+                                    kFewInputBytes / (packing.lines * layer.cols * lanes * bytes)),
+                           1, most);
   const i64 all = ceil_div(s.positions, unit);
   // Narrow tiles read the weights more often, parts of the channels transform the inputs more often, and few tasks
   // leave threads without work.
@@ -222,8 +226,9 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
 bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target& target) {
   i64 together = layer.rows;  // numbers of a position
   for (std::size_t a = 0; a < kAxes; ++a) together *= layer.stride[a] * packing.axis[a].outputs();
-  return packing.last ||
-         (layer.groups == 1 && layer.rows > 1 && together * target.lanes * target.number_bytes <= kLastSumBytes);
+  const i64 vector = target.lanes * target.number_bytes;
+  return packing.last || (layer.groups == 1 && layer.rows > 1 && together * vector <= kLastSumBytes &&
+                          packing.lines * layer.cols * vector <= kFewInputBytes);
 }
 
 }  // namespace upscore
