@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <iterator>
+#include <list>
 #include <map>
 #include <mutex>
 #include <new>
@@ -20,10 +22,42 @@ std::size_t rounded(std::size_t bytes) {
   return (bytes + unit - 1) / unit * unit;
 }
 
+struct Block {
+  std::size_t size;
+  void* memory;
+};
+// What was released last is kept; for it, what has not been wanted for longest is given back.
 struct Kept {
   std::mutex mutex;
-  std::multimap<std::size_t, void*> blocks;
+  std::list<Block> blocks;  // released last, first
+  std::multimap<std::size_t, std::list<Block>::iterator> by_size;
   std::size_t bytes = 0;
+
+  void* take(std::size_t size) {
+    const auto found = by_size.find(size);
+    if (found == by_size.end()) return nullptr;
+    void* const memory = found->second->memory;
+    blocks.erase(found->second);
+    by_size.erase(found);
+    bytes -= size;
+    return memory;
+  }
+
+  // What is given back is moved to `old`.
+  void put(Block block, std::list<Block>& old) {
+    std::list<Block> one{block};
+    by_size.emplace(block.size, one.begin());
+    blocks.splice(blocks.begin(), one);
+    bytes += block.size;
+    while (bytes > kKept) {
+      const auto last = std::prev(blocks.end());
+      auto [at, end] = by_size.equal_range(last->size);
+      while (at != end && at->second != last) ++at;
+      by_size.erase(at);
+      bytes -= last->size;
+      old.splice(old.end(), blocks, last);
+    }
+  }
 };
 // Never destroyed: arrays may outlive static destruction. Forks wait for its lock, so that children find it free.
 Kept& kept() {
@@ -41,13 +75,7 @@ void* acquire_buffer(std::size_t bytes) {
   if (size < bytes) throw std::bad_alloc();
   if (size >= kKeepFrom) {
     std::lock_guard<std::mutex> lock(kept().mutex);
-    auto found = kept().blocks.find(size);
-    if (found != kept().blocks.end()) {
-      void* memory = found->second;
-      kept().blocks.erase(found);
-      kept().bytes -= size;
-      return memory;
-    }
+    if (void* memory = kept().take(size)) return memory;
   }
   void* memory = std::aligned_alloc(size >= kHuge ? kHuge : 64, size);
   if (!memory) throw std::bad_alloc();
@@ -57,18 +85,18 @@ void* acquire_buffer(std::size_t bytes) {
 
 void release_buffer(void* memory, std::size_t bytes) noexcept {
   const std::size_t size = rounded(bytes ? bytes : 1);
-  if (size >= kKeepFrom) {
+  std::list<Block> old;
+  bool keep = size >= kKeepFrom && size <= kKept;
+  if (keep) {
     try {
       std::lock_guard<std::mutex> lock(kept().mutex);
-      if (kept().bytes + size <= kKept) {
-        kept().blocks.emplace(size, memory);
-        kept().bytes += size;
-        return;
-      }
+      kept().put({size, memory}, old);
     } catch (...) {  // no memory for the book-keeping: give the block back instead
+      keep = false;
     }
   }
-  std::free(memory);
+  if (!keep) std::free(memory);
+  for (const Block& block : old) std::free(block.memory);
 }
 
 }  // namespace upscore
