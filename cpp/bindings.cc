@@ -38,7 +38,6 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostPhases = 16384;
-constexpr i64 kMostTogether = 1024;     // phases and channels that are written next to each other
 constexpr i64 kSlack = 16;              // packed weights are read in whole vectors
 constexpr std::size_t kSchedules = 64;  // remembered
 
@@ -138,6 +137,7 @@ class Plan {
       return;
     }
     const Schedules plan = schedules_of(call, threads);
+    require(!plan.minimal || minimal_packing_->last == reads_last, "a call such as the weights were packed for");
     require(plan.minimal || (packing_.vectors ? plan.direct->channel_lanes.has_value() && reads_last == last_
                                               : writes_last || !packing_.by_phase),
             "a call such as the weights were packed for");
@@ -176,7 +176,7 @@ class Plan {
  private:
   // Whether channels that do not fill vectors can be written next to each other.
   bool writes_few() const {
-    return layer_.groups == 1 && layer_.rows > 1 && last_step() * layer_.rows <= kMostTogether;
+    return layer_.groups == 1 && layer_.rows > 1 && last_step() * layer_.rows <= Limits::together;
   }
   i64 last_step() const { return layer_.transposed ? layer_.stride[2] : 1; }
 

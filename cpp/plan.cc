@@ -42,7 +42,10 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
     for (int a = 0; a < kAxes; ++a) packing.phases *= layer.stride[a];
   packing.vectors = order != Order::kAny && layer.rows % target.lanes == 0;
   packing.fused = !packing.vectors && worth_fusing(layer, target, packing.phases);
-  packing.by_phase = order == Order::kLast && packing.fused && layer.groups == 1 && layer.rows > 1;
+  const i64 vector_bytes = target.lanes * target.number_bytes;
+  packing.by_phase = order == Order::kLast && packing.fused && layer.groups == 1 && layer.rows > 1 &&
+                     layer.rows * layer.stride[2] <= Limits::together &&
+                     layer.rows * packing.phases * vector_bytes <= Limits::sum_bytes;
   for (int a = 0; a < kAxes; ++a) {
     if (layer.transposed) {
       axis[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], packing.fused);
@@ -52,7 +55,6 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
       std::iota(axis[a][0].tap.begin(), axis[a][0].tap.end(), 0);
     }
   }
-  const i64 vector_bytes = target.lanes * target.number_bytes;
   packing.tile_rows =
       packing.vectors
           ? target.lanes

@@ -13,6 +13,7 @@ struct Limits {
   static constexpr i64 sum_bytes = 512 << 10;    // partial sums
   static constexpr i64 terms = 512;              // added in registers before they are added to memory: accuracy
   static constexpr i64 offsets = 64;             // window places in one panel
+  static constexpr i64 together = 1024;          // phases and channels written next to each other, channels last
   static constexpr i64 stream_bytes = 12 << 20;  // outputs beyond this do not stay in the caches
 };
 
