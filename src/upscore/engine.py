@@ -103,6 +103,8 @@ class Packed:
         self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
         if lead <= 0:
             lo = _three(tuple(before for before, _ in geometry.crop), 0)
+            if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
+                once = None  # what no machine can hold is refused where its memory is asked for
             call = once and (once[0], *self._sizes(once[1], once[2]), lo, once[3] or _engine.thread_count())
             self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering, last, call)
             return
