@@ -137,10 +137,7 @@ class Plan {
       return;
     }
     const Schedules plan = schedules_of(call, threads);
-    require(!plan.minimal || minimal_packing_->last == reads_last, "a call such as the weights were packed for");
-    require(plan.minimal || (packing_.vectors ? plan.direct->channel_lanes.has_value() && reads_last == last_
-                                              : writes_last || !packing_.by_phase),
-            "a call such as the weights were packed for");
+    require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.minimal)
       (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
                                                                        *kernels_, minimal_weights(threads)->data(),
@@ -156,7 +153,7 @@ class Plan {
     if (phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
-    return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_few())};
+    return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_))};
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
@@ -174,12 +171,6 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
-  // Whether channels that do not fill vectors can be written next to each other.
-  bool writes_few() const {
-    return layer_.groups == 1 && layer_.rows > 1 && last_step() * layer_.rows <= Limits::together;
-  }
-  i64 last_step() const { return layer_.transposed ? layer_.stride[2] : 1; }
-
   bool takes_last(const Call& call, int threads, bool reads_last, bool writes_last) const {
     const auto [reads, writes] = channels_last(call.batch, call.in, call.out, call.lo, threads);
     if (channelwise_ && reads_last != writes_last) return false;
@@ -200,6 +191,11 @@ class Plan {
     std::shared_ptr<const Schedule> direct;
     std::shared_ptr<const MinimalSchedule> minimal;
   };
+  bool packed_for(const Call& call, const Schedules& plan) const {
+    if (plan.minimal) return minimal_packing_->last == call.reads_last;
+    if (packing_.vectors) return plan.direct->channel_lanes && call.reads_last == last_;
+    return call.writes_last || !packing_.by_phase;
+  }
   // What a schedule depends on.
   struct Question {
     Layer layer;

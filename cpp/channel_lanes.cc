@@ -190,9 +190,8 @@ class Task {
     p.c = map_.last ? y_ + group_ * layer_.rows + first_row_ + block.row : sums_ + block.row;
     p.accumulate = !is_first(block);
     p.bias = bias_ && is_last(block) ? bias_ + group_ * layer_.rows + first_row_ + block.row : nullptr;
-    p.past_caches = map_.last && schedule_.writing.stream && schedule_.reductions.size() == 1 &&
-                    out_channels_ % kernels_.lanes == 0 &&
-                    reinterpret_cast<std::uintptr_t>(y_) % (static_cast<std::size_t>(kernels_.lanes) * sizeof(T)) == 0;
+    p.past_caches =
+        map_.last && schedule_.writing.stream && schedule_.reductions.size() == 1 && lies_on_vector(y_, kernels_);
     return p;
   }
 

@@ -35,8 +35,7 @@ class Execution {
         bias_(bias),
         x_(x),
         y_(y) {
-    for (i64 i = 0; call.writes_last && i < schedule.axis[2].out_step * layer.rows; ++i)
-      biases_.push_back(bias ? bias[i % layer.rows] : T(0));
+    if (call.writes_last) biases_ = bias_of_phases(bias, layer.rows, schedule.axis[2].out_step);
   }
 
   void run() {
@@ -195,8 +194,7 @@ class Execution {
 
   // Whether rows of the output begin where vectors do.
   bool on_vectors(const AxisPlan& axis) const {
-    return axis.out % target_.lanes == 0 && axis.base % target_.lanes == 0 &&
-           reinterpret_cast<std::uintptr_t>(y_) % (static_cast<std::size_t>(target_.lanes) * sizeof(T)) == 0;
+    return axis.out % target_.lanes == 0 && axis.base % target_.lanes == 0 && lies_on_vector(y_, kernels_);
   }
 
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused);
@@ -284,10 +282,9 @@ class Execution {
     Writer<T> writer(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
                      layer_.groups * layer_.rows * plane, staging, together);
     if (call_.writes_last) return writer.write(sums, biases_.data(), 1, y_);
-    const T zero = 0;
     for (i64 row = 0; row < part.rows; ++row) {
       const i64 channel = part.group * layer_.rows + part.first_row + row;
-      writer.write(sums + row * part.strips * step * width, bias_ ? bias_ + channel : &zero, 0, y_ + channel * plane);
+      writer.write(sums + row * part.strips * step * width, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);
     }
   }
 

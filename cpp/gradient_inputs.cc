@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "gradient_tiles.h"
 #include "plan.h"
 #include "scratch.h"
 
@@ -17,63 +18,61 @@ constexpr i64 kLines = Limits::offsets;    // rows of positions in a tile
 template <typename T>
 class Broadcast final : public WeightGradient<T> {
  public:
-  explicit Broadcast(const GradientInputs<T>& inputs) : in_(inputs) {
+  explicit Broadcast(const GradientInputs<T>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
     const Layer& layer = in_.layer;
     const Call& call = in_.call;
     const i64 lanes = in_.kernels.lanes, bytes = sizeof(T);
     if (layer.cols % lanes != 0) return;
     taps_ = layer.taps();
-    column_chunk_ = round_up(piece(layer.cols, std::max(kColumns / lanes * lanes, lanes)), lanes);
-    if (taps_ > Limits::sum_bytes / (column_chunk_ * bytes)) return;
-    row_chunk_ = std::min(layer.rows, Limits::sum_bytes / (taps_ * column_chunk_ * bytes));
+    tiles_.column_chunk = round_up(piece(layer.cols, std::max(kColumns / lanes * lanes, lanes)), lanes);
+    if (taps_ > Limits::sum_bytes / (tiles_.column_chunk * bytes)) return;
+    tiles_.row_chunk = std::min(layer.rows, Limits::sum_bytes / (taps_ * tiles_.column_chunk * bytes));
 
     // The tile: positions of one row, then rows, then images, while the gradient around them fits.
-    for (std::size_t a = 0; a < kAxes; ++a) {
+    for (std::size_t a = 0; a < kAxes; ++a)
       if (layer.dilation[a] > kGradientBytes / layer.kernel[a]) return;
-      extent_[a] = (layer.kernel[a] - 1) * layer.dilation[a] + 1;
-    }
+    const i64 high_extent = tiles_.extent(1), wide_extent = tiles_.extent(2);
     const i64 all = kGradientBytes / (bytes * layer.kernel[0]);
-    for (;; row_chunk_ = ceil_div(row_chunk_, 2)) {
-      const i64 room = all / row_chunk_;
-      if (extent_[1] > room || extent_[2] > room / extent_[1]) {
-        if (row_chunk_ == 1) return;
+    for (;; tiles_.row_chunk = ceil_div(tiles_.row_chunk, 2)) {
+      const i64 room = all / tiles_.row_chunk;
+      if (high_extent > room || wide_extent > room / high_extent) {
+        if (tiles_.row_chunk == 1) return;
         continue;
       }
-      across_ =
-          piece(call.in[2], std::min({call.in[2], kPositions, (room / extent_[1] - extent_[2]) / layer.stride[2] + 1}));
-      const i64 high = room / wide();
-      down_ = piece(call.in[1], std::min({call.in[1], std::max<i64>(1, kPositions / across_),
-                                          (high - extent_[1]) / layer.stride[1] + 1, kLines}));
-      images_ = std::clamp<i64>(std::min({room / (wide() * tall()), kPositions / (across_ * down_), kLines / down_}), 1,
-                                call.batch);
+      tiles_.across = piece(
+          call.in[2], std::min({call.in[2], kPositions, (room / high_extent - wide_extent) / layer.stride[2] + 1}));
+      const i64 high = room / tiles_.wide();
+      tiles_.down = piece(call.in[1], std::min({call.in[1], std::max<i64>(1, kPositions / tiles_.across),
+                                                (high - high_extent) / layer.stride[1] + 1, kLines}));
+      tiles_.images = std::clamp<i64>(std::min({room / (tiles_.wide() * tiles_.tall()),
+                                                kPositions / (tiles_.across * tiles_.down), kLines / tiles_.down}),
+                                      1, call.batch);
       // Fewer channels at once rather than a few positions.
-      if (row_chunk_ == 1 ||
-          across_ * down_ * images_ >= std::min<i64>(kPositions / 4, call.batch * call.in[1] * call.in[2]))
+      if (tiles_.row_chunk == 1 || tiles_.across * tiles_.down * tiles_.images >=
+                                       std::min<i64>(kPositions / 4, call.batch * call.in[1] * call.in[2]))
         break;
     }
-    row_chunk_ = piece(layer.rows, row_chunk_);
-    column_chunks_ = ceil_div(layer.cols, column_chunk_);
-    row_chunks_ = ceil_div(layer.rows, row_chunk_);
-    this->tasks = layer.groups * column_chunks_ * row_chunks_;
-    tiles_across_ = ceil_div(call.in[2], across_);
-    tiles_down_ = ceil_div(call.in[1], down_);
-    this->tiles = ceil_div(call.batch, images_) * call.in[0] * tiles_down_ * tiles_across_;
+    tiles_.row_chunk = piece(layer.rows, tiles_.row_chunk);
+    this->tasks = tiles_.parts();
+    this->tiles = tiles_.tiles();
 
     const Size& kernel = layer.kernel;
     for (i64 tap = 0; tap < taps_; ++tap)
-      tap_offset_.push_back((tap / (kernel[1] * kernel[2]) * tall() + tap / kernel[2] % kernel[1] * layer.dilation[1]) *
-                                wide() +
-                            tap % kernel[2] * layer.dilation[2]);
-    vectors_ = round_up(piece(column_chunk_, kMaxRowVectors * lanes), lanes) / lanes;
+      tap_offset_.push_back(
+          (tap / (kernel[1] * kernel[2]) * tiles_.tall() + tap / kernel[2] % kernel[1] * layer.dilation[1]) *
+              tiles_.wide() +
+          tap % kernel[2] * layer.dilation[2]);
+    vectors_ = round_up(piece(tiles_.column_chunk, kMaxRowVectors * lanes), lanes) / lanes;
     products_ = std::min<i64>(kMaxPositions, in_.kernels.registers / vectors_);
-    const double terms = static_cast<double>(across_ * down_ * images_), v = static_cast<double>(vectors_),
-                 p = static_cast<double>(products_);
-    const double calls = static_cast<double>(ceil_div(row_chunk_ * taps_, products_) * row_chunks_ *
+    const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images),
+                 v = static_cast<double>(vectors_), p = static_cast<double>(products_);
+    const double calls = static_cast<double>(ceil_div(tiles_.row_chunk * taps_, products_) * tiles_.row_chunks() *
                                              ceil_div(layer.cols, vectors_ * lanes));
-    const double gradient = static_cast<double>(row_chunk_ * row_chunks_ * column_chunks_ * images_ * layer.kernel[0]) *
-                            static_cast<double>(tall() * wide()) / terms;
+    const double gradient = static_cast<double>(tiles_.row_chunk * tiles_.row_chunks() * tiles_.column_chunks() *
+                                                tiles_.images * layer.kernel[0]) *
+                            static_cast<double>(tiles_.tall() * tiles_.wide()) / terms;
     this->cost = 1.05 * (calls * (std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms) + gradient / 6 +
-                         static_cast<double>(row_chunks_ * layer.cols) / 2);
+                         static_cast<double>(tiles_.row_chunks() * layer.cols) / 2);
     usable_ = true;
   }
 
@@ -81,35 +80,22 @@ class Broadcast final : public WeightGradient<T> {
 
   void compute(i64 task, i64 first_tile, i64 last_tile, T* grad_w) const override {
     const Layer& layer = in_.layer;
-    Part part;
-    part.row = task % row_chunks_ * row_chunk_;
-    task /= row_chunks_;
-    part.column = task % column_chunks_ * column_chunk_;
-    part.group = task / column_chunks_;
-    part.rows = std::min(row_chunk_, layer.rows - part.row);
-    part.columns = std::min(column_chunk_, layer.cols - part.column);
-
-    const i64 gradients = part.rows * images_ * layer.kernel[0] * tall() * wide();
+    const Part part = tiles_.part(task);
+    const i64 gradients = part.rows * tiles_.images * layer.kernel[0] * tiles_.tall() * tiles_.wide();
     const i64 sums = part.rows * taps_ * part.columns;
-    T* sum = scratch<T>(static_cast<std::size_t>(sums + gradients + images_ * down_ * across_ * part.columns +
+    T* sum = scratch<T>(static_cast<std::size_t>(sums + gradients +
+                                                 tiles_.images * tiles_.down * tiles_.across * part.columns +
                                                  in_.kernels.tile_rows * in_.kernels.lanes));
     T* gradient = sum + sums;
     T* inputs = gradient + gradients;
     std::fill_n(sum, sums, T(0));
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
-      Place at;
-      i64 rest = tile;
-      at.first[2] = rest % tiles_across_ * across_;
-      rest /= tiles_across_;
-      at.first[1] = rest % tiles_down_ * down_;
-      rest /= tiles_down_;
-      at.first[0] = rest % in_.call.in[0];
-      at.image = rest / in_.call.in[0] * images_;
-      at.images = std::min(images_, in_.call.batch - at.image);
-      at.across = std::min(across_, in_.call.in[2] - at.first[2]);
-      at.down = std::min(down_, in_.call.in[1] - at.first[1]);
+      const Tile at = tiles_.tile(tile);
       copy_gradient(part, at, gradient);
-      turn_inputs(part, at, inputs);
+      turn_inputs(in_, part, at, i64{in_.kernels.lanes}, inputs,
+                  [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
+                    in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, columns);
+                  });
       multiply(part, at, inputs, gradient, sum);
     }
     // sum[row][tap][column] -> grad_w[column][row][tap]
@@ -121,31 +107,24 @@ class Broadcast final : public WeightGradient<T> {
   }
 
  private:
-  struct Part {
-    i64 group, row, rows, column, columns;
-  };
-  struct Place {
-    Size first;  // position
-    i64 image, images, down, across;
-  };
-
-  i64 wide() const { return (across_ - 1) * in_.layer.stride[2] + extent_[2]; }
-  i64 tall() const { return (down_ - 1) * in_.layer.stride[1] + extent_[1]; }
+  using Part = GradientTiles::Part;
+  using Tile = GradientTiles::Tile;
 
   // gradient[channel][image][tap of the first axis][row][column]: all that the tile's taps can reach, zeros outside of
   // the output.
-  void copy_gradient(const Part& part, const Place& at, T* gradient) const {
+  void copy_gradient(const Part& part, const Tile& at, T* gradient) const {
     const Layer& layer = in_.layer;
     const Size& out = in_.call.out;
     const i64 x0 = at.first[2] * layer.stride[2] - in_.call.lo[2], y0 = at.first[1] * layer.stride[1] - in_.call.lo[1];
-    const i64 width = wide(), skip = std::clamp<i64>(-x0, 0, width), stop = std::clamp<i64>(out[2] - x0, skip, width);
+    const i64 width = tiles_.wide(), skip = std::clamp<i64>(-x0, 0, width),
+              stop = std::clamp<i64>(out[2] - x0, skip, width);
     for (i64 row = 0; row < part.rows; ++row)
       for (i64 n = 0; n < at.images; ++n) {
         const i64 channel = ((at.image + n) * layer.groups + part.group) * layer.rows + part.row + row;
-        T* to = gradient + (row * images_ + n) * layer.kernel[0] * tall() * width;
+        T* to = gradient + (row * tiles_.images + n) * layer.kernel[0] * tiles_.tall() * width;
         for (i64 tz = 0; tz < layer.kernel[0]; ++tz) {
           const i64 z = at.first[0] * layer.stride[0] + tz * layer.dilation[0] - in_.call.lo[0];
-          for (i64 y = y0; y < y0 + tall(); ++y, to += width) {
+          for (i64 y = y0; y < y0 + tiles_.tall(); ++y, to += width) {
             if (z < 0 || z >= out[0] || y < 0 || y >= out[1] || skip == stop) {
               std::fill_n(to, width, T(0));
               continue;
@@ -159,26 +138,9 @@ class Broadcast final : public WeightGradient<T> {
       }
   }
 
-  // inputs[block of columns][image][row][position][column]
-  void turn_inputs(const Part& part, const Place& at, T* inputs) const {
-    const Size& size = in_.call.in;
-    const T* const end = in_.x + in_.call.batch * in_.layer.groups * in_.layer.cols * in_.in_plane();
-    const bool joined = at.across == size[2];  // whole rows lie one behind the other
-    const i64 lines = joined ? 1 : at.down, length = joined ? at.down * at.across : at.across;
-    const i64 lanes = in_.kernels.lanes;
-    for (i64 c = 0; c < part.columns; c += lanes)
-      for (i64 n = 0; n < at.images; ++n)
-        for (i64 r = 0; r < lines; ++r, inputs += length * lanes) {
-          const i64 channel = ((at.image + n) * in_.layer.groups + part.group) * in_.layer.cols + part.column + c;
-          const T* source =
-              in_.x + channel * in_.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2];
-          in_.kernels.transpose(source, end, in_.in_plane(), lanes, length, nullptr, inputs, lanes);
-        }
-  }
-
-  void multiply(const Part& part, const Place& at, const T* inputs, const T* gradient, T* sum) const {
+  void multiply(const Part& part, const Tile& at, const T* inputs, const T* gradient, T* sum) const {
     const Layer& layer = in_.layer;
-    const i64 width = wide(), slab = tall() * width, lanes = in_.kernels.lanes;
+    const i64 width = tiles_.wide(), slab = tiles_.tall() * width, lanes = in_.kernels.lanes;
     const i64 lines = at.images * at.down, all = part.rows * taps_;
     i64 w_offset[kLines], x_tap[kLines], c_offset[kMaxPositions];
     const T* x[kMaxPositions];
@@ -205,7 +167,7 @@ class Broadcast final : public WeightGradient<T> {
       const i64 count = std::min(products_, all - first);
       for (i64 q = 0; q < count; ++q) {
         const i64 row = (first + q) / taps_, tap = (first + q) % taps_;
-        x[q] = gradient + row * images_ * layer.kernel[0] * slab + tap_offset_[static_cast<std::size_t>(tap)];
+        x[q] = gradient + row * tiles_.images * layer.kernel[0] * slab + tap_offset_[static_cast<std::size_t>(tap)];
         c_offset[q] = (first + q) * part.columns;
       }
       for (i64 c = 0; c < part.columns; c += vectors_ * lanes) {
@@ -217,9 +179,8 @@ class Broadcast final : public WeightGradient<T> {
   }
 
   const GradientInputs<T> in_;
-  i64 taps_ = 1, across_ = 1, down_ = 1, images_ = 1, column_chunk_ = 1, column_chunks_ = 1, row_chunk_ = 1,
-      row_chunks_ = 1, tiles_across_ = 1, tiles_down_ = 1, vectors_ = 1, products_ = 1;
-  Size extent_{1, 1, 1};
+  GradientTiles tiles_;
+  i64 taps_ = 1, vectors_ = 1, products_ = 1;
   std::vector<i64> tap_offset_;
   bool usable_ = false;
 };

@@ -145,7 +145,6 @@ class Unfolded final : public WeightGradient<T> {
 
   // inputs[block of columns][position][column]
   void turn_inputs(const Part& part, i64 first, i64 last, T* inputs) const {
-    const T zero = 0;
     const i64 plane = in_.in_plane();
     const T* const end = in_.x + in_.call.batch * in_.layer.groups * in_.layer.cols * plane;
     for (i64 c = 0; c < part.columns; c += in_.kernels.tile_rows) {
@@ -155,7 +154,7 @@ class Unfolded final : public WeightGradient<T> {
         const i64 channel = (p / plane * in_.layer.groups + part.group) * in_.layer.cols + part.column + c;
         const T* source = in_.x + channel * plane + p % plane;
         const bool excess = end - source >= (height - 1) * plane + count + lanes_;
-        in_.kernels.interleave(source, plane, height, 0, height * count, &zero, 0, inputs, excess);
+        in_.kernels.interleave(source, plane, height, 0, height * count, nullptr, 0, inputs, excess);
         inputs += height * count;
         p += count;
       }

@@ -57,22 +57,15 @@ class Execution {
         bias_(bias),
         x_(x),
         y_(y) {
-    for (i64 line = 0; line < packing.lines; ++line) {
-      const MinimalLine l = split_line(packing, line);
-      place_.push_back(l.point * packing.taps + l.tap);
-    }
     const AxisPlan* axis = schedule.axis;
     row_of_ = {axis[1].out_step * axis[2].out_step, axis[2].out_step, 1};
-    for (std::size_t a = 0; a < kAxes; ++a)
-      if (packing.axis[a].filtered) filtered_.push_back(a);
-    for (std::size_t a = 0; a < filtered_.back(); ++a) {
+    for (std::size_t a = 0; a < packing.filtered.back(); ++a) {
       std::vector<i64> next;
       for (i64 row : outputs_before_)
         for (i64 k = 0; k < packing.axis[a].outputs(); ++k) next.push_back(row + k * layer.stride[a] * row_of_[a]);
       outputs_before_ = std::move(next);
     }
-    for (i64 i = 0; call.writes_last && i < axis[2].out_step * layer.rows; ++i)
-      biases_.push_back(bias ? bias[i % layer.rows] : T(0));
+    if (call.writes_last) biases_ = bias_of_phases(bias, layer.rows, axis[2].out_step);
   }
 
   void run() {
@@ -101,7 +94,6 @@ class Execution {
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
     Writer<T> writer(kernels_, s_.writing, s_.axis, segments, 0, s_.axis[0].out_step * s_.axis[1].out_step, width,
                      layer_.groups * layer_.rows * plane, copied + copies, few ? layer_.rows : 1);
-    const T zero = 0;
     for (i64 row = first_row; row < last_row; row += s_.chunk) {
       const i64 rows = std::min(s_.chunk, last_row - row);
       multiply(group, row, rows, width, inputs, products);
@@ -112,7 +104,7 @@ class Execution {
         }
         transform_back(r, rows, width, 1, products, zeros, copied, sums);
         const i64 channel = group * layer_.rows + row + r;
-        writer.write(sums, bias_ ? bias_ + channel : &zero, 0, y_ + channel * plane);
+        writer.write(sums, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);
       }
     }
     if (few) writer.write(sums, biases_.data(), 1, y_);
@@ -127,36 +119,21 @@ class Execution {
     const i64 line_pitch = rows ? width + target_.lanes : width;  // rows are written in whole vectors
     std::vector<TileRun> runs;
     if (rows) find_runs(segments, channels * plane, runs);
-    int last_axis = -1;  // that is left
-    for (std::size_t a : filtered_)
-      if (a < 2 || !rows) last_axis = static_cast<int>(a);
     for (i64 c = 0; c < layer_.cols; ++c) {
       if (rows) {
         const i64 count = static_cast<i64>(segments.size());
         for (i64 line = 0; line < packing_.lines; line += 4) {
           T* to = copied + line * line_pitch;
           i64 pitch = line_pitch;
-          if (last_axis < 0) std::tie(to, pitch) = destination(inputs, c, line, 1, width);
+          if (packing_.last_leading < 0) std::tie(to, pitch) = destination(inputs, c, line, 1, width);
           kernels_.transform_rows(x_, x + c * plane, x_end, kAhead * plane, s_.axis[2].in_step,
                                   &runs[static_cast<std::size_t>(line / 4 * count)], count, to, pitch);
         }
       } else {
         source.fill(x, x_end, plane, {0, packing_.lines, c, c + 1, 0, packing_.lines}, copied);
       }
-      i64 outer = 1, inner = packing_.lines;
-      for (int a = 0; a <= last_axis; ++a) {
-        const MinimalAxis& axis = packing_.axis[a];
-        inner /= axis.lines();
-        for (i64 o = 0; o < outer && axis.filtered; ++o)
-          for (i64 i = 0; i < inner; ++i) {
-            const i64 line = o * 4 * inner + i;
-            T *from = copied + line * line_pitch, *to = from;
-            i64 pitch = inner * line_pitch;
-            if (a == last_axis) std::tie(to, pitch) = destination(inputs, c, line, inner, width);
-            kernels_.transform_inputs(from, inner * line_pitch, width, to, pitch);
-          }
-        outer *= axis.lines();
-      }
+      transform_leading(kernels_, packing_, copied, line_pitch, width,
+                        [&](i64 line, i64 inner) { return destination(inputs, c, line, inner, width); });
     }
   }
 
@@ -165,7 +142,7 @@ class Execution {
 
   // Where a line of a column belongs in the inputs, and how far from it the one `inner` lines on.
   std::pair<T*, i64> destination(T* inputs, i64 column, i64 line, i64 inner, i64 width) const {
-    const i64 place = place_[static_cast<std::size_t>(line)], next = place_[static_cast<std::size_t>(line + inner)];
+    const i64 place = packing_.line_place(line), next = packing_.line_place(line + inner);
     return {inputs + place * plane_pitch(width) + column * width, (next - place) * plane_pitch(width)};
   }
 
@@ -247,8 +224,8 @@ class Execution {
       T* to = sums + (pz * row_of_[0] + py * row_of_[1] + px * row_of_[2]) * apart * width;
       T* next = spare;
       i64 outer = 1, inner = packing_.points;
-      for (std::size_t a : filtered_) {
-        const bool last = a == filtered_.back();
+      for (std::size_t a : packing_.filtered) {
+        const bool last = a == packing_.filtered.back();
         const i64 outputs = packing_.axis[a].outputs(),
                   pitch = last ? layer_.stride[a] * row_of_[a] * apart : (inner / 4);
         inner /= 4;
@@ -277,8 +254,6 @@ class Execution {
   const Target target_;
   const T *packed_, *bias_, *x_;
   T* y_;
-  std::vector<i64> place_;                 // per line, its place in the inputs: point and tap
-  std::vector<std::size_t> filtered_;      // axes
   Size row_of_;                            // rows of sums from one phase of an axis to the next
   std::vector<T> biases_;                  // per phase of the last axis and channel, channels last
   std::vector<i64> outputs_before_ = {0};  // rows of sums of the outputs of the axes before the last filtered one
@@ -291,8 +266,6 @@ void pack_minimal(const Layer& layer, const MinimalPacking& p, const Target& tar
                   T* packed) {
   const i64 blocks = ceil_div(layer.rows, p.block), kernel = layer.taps();
   const i64 window = static_cast<i64>(p.tap.size()) / p.phases, depth = p.taps * layer.cols;
-  std::vector<MinimalLine> line;
-  for (i64 l = 0; l < p.lines; ++l) line.push_back(split_line(p, l));
   parallel_for(layer.groups * blocks, threads, [&](i64 task) {
     const i64 group = task / blocks, block = task % blocks * p.block;
     const i64 last = std::min(block + p.block, layer.rows);
@@ -306,22 +279,23 @@ void pack_minimal(const Layer& layer, const MinimalPacking& p, const Target& tar
             u[i] = tap < 0 ? T(0) : from[tap];
           }
           transform_weights(p, u);
-          for (std::size_t l = 0; l < line.size(); ++l) {
-            const i64 rank = p.rank[static_cast<std::size_t>(line[l].point * p.phases + phase)];
+          for (i64 l = 0; l < p.lines; ++l) {
+            const auto [point, tap] = p.line[static_cast<std::size_t>(l)];
+            const i64 rank = p.rank[static_cast<std::size_t>(point * p.phases + phase)];
             if (rank < 0) continue;
-            const i64 before = p.before[static_cast<std::size_t>(line[l].point)];
-            const i64 phases = p.before[static_cast<std::size_t>(line[l].point + 1)] - before;
+            const i64 before = p.before[static_cast<std::size_t>(point)];
+            const i64 phases = p.before[static_cast<std::size_t>(point + 1)] - before;
             if (p.last) {
-              const i64 place = p.place[static_cast<std::size_t>(line[l].point * p.phases + phase)];
+              const i64 place = p.place[static_cast<std::size_t>(point * p.phases + phase)];
               const i64 tile = channel / target.lanes * target.lanes;
               packed[((group * p.before.back() + place) * layer.rows + tile) * depth +
-                     (line[l].tap * layer.cols + column) * target.lanes + channel - tile] = u[l];
+                     (tap * layer.cols + column) * target.lanes + channel - tile] = u[l];
               continue;
             }
             const i64 row = channel * phases + rank, tile = row / target.tile_rows * target.tile_rows;
             const i64 height = std::min<i64>(target.tile_rows, layer.rows * phases - tile);
             packed[((group * p.before.back() + before) * layer.rows + tile) * depth +
-                   (line[l].tap * layer.cols + column) * height + row - tile] = u[l];
+                   (tap * layer.cols + column) * height + row - tile] = u[l];
           }
         }
   });

@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -27,8 +28,15 @@ struct MinimalAxis {
 
 // What depends on the layer alone. A point is one of the transformed products; a row is a phase of a channel.
 struct MinimalPacking {
+  // As a point of the filtered axes and a tap of the others.
+  struct Line {
+    i64 point, tap;
+  };
   MinimalAxis axis[kAxes];
   i64 points = 1, taps = 1, lines = 1, phases = 1;
+  std::vector<std::size_t> filtered;        // axes
+  int last_leading = -1;                    // filtered axis before the last axis, if any
+  std::vector<Line> line;                   // of the window
   std::vector<std::vector<i64>> phases_of;  // per point, those with weights there: single taps have zeros
   std::vector<i64> before;                  // per point, phases of the points before it; and of all at the end
   std::vector<i64> rank;                    // per point and phase, its place in phases_of, or -1
@@ -36,6 +44,12 @@ struct MinimalPacking {
   std::vector<i64> tap;                     // per phase and window place, the offsets ascending: kernel index or -1
   i64 block = 1;                            // output channels that are packed together
   bool last = false;                        // for channels last: rows of one phase lie together, in vectors
+
+  // The place of a line among transformed inputs, which are those of point after point.
+  i64 line_place(i64 number) const {
+    const Line& l = line[static_cast<std::size_t>(number)];
+    return l.point * taps + l.tap;
+  }
 };
 
 // Nothing where no axis can be filtered.
@@ -81,10 +95,25 @@ void execute_minimal_last(const Layer& layer, const Call& call, const MinimalPac
                           const MinimalSchedule& schedule, const Kernels<T>& kernels, const T* packed, const T* bias,
                           const T* x, T* y);
 
-// A line of the window, as a point of the filtered axes and a tap of the others.
-struct MinimalLine {
-  i64 point, tap;
-};
-MinimalLine split_line(const MinimalPacking& packing, i64 line);
+// Transforms the copied lines of the window, [line][length], along its leading axes that are filtered, in place but for
+// the last of them: destination(line, inner) says where that puts a line, and how far from it the one `inner` lines on.
+template <typename T, typename Destination>
+void transform_leading(const Kernels<T>& kernels, const MinimalPacking& packing, T* copied, i64 pitch, i64 length,
+                       Destination&& destination) {
+  i64 outer = 1, inner = packing.lines;
+  for (int a = 0; a <= packing.last_leading; ++a) {
+    const MinimalAxis& axis = packing.axis[a];
+    inner /= axis.lines();
+    for (i64 o = 0; o < outer && axis.filtered; ++o)
+      for (i64 i = 0; i < inner; ++i) {
+        const i64 line = o * 4 * inner + i;
+        T *from = copied + line * pitch, *to = from;
+        i64 to_pitch = inner * pitch;
+        if (a == packing.last_leading) std::tie(to, to_pitch) = destination(line, inner);
+        kernels.transform_inputs(from, inner * pitch, length, to, to_pitch);
+      }
+    outer *= axis.lines();
+  }
+}
 
 }  // namespace upscore

@@ -30,12 +30,6 @@ class Execution {
         out_channels_(layer.groups * layer.rows),
         column_pitch_(round_up(layer.cols, kernels.lanes)),
         depth_(packing.taps * layer.cols) {
-    for (i64 line = 0; line < packing.lines; ++line) {
-      const MinimalLine l = split_line(packing, line);
-      place_.push_back(l.point * packing.taps + l.tap);
-    }
-    for (std::size_t a = 0; a < kAxes; ++a)
-      if (packing.axis[a].filtered) filtered_.push_back(a);
     for (const MinimalAxis& axis : packing.axis) outputs_ *= axis.outputs();
     for (i64 phase = 0; phase < packing.phases; ++phase)
       for (i64 number = 0; number < outputs_; ++number) {
@@ -48,8 +42,7 @@ class Execution {
         }
         shift_.push_back(shift);
       }
-    past_caches_ = schedule.writing.stream &&
-                   reinterpret_cast<std::uintptr_t>(y) % (static_cast<std::size_t>(kernels.lanes) * sizeof(T)) == 0;
+    past_caches_ = schedule.writing.stream && lies_on_vector(y, kernels);
   }
 
   void run() {
@@ -91,41 +84,25 @@ class Execution {
   void transform(const std::vector<Segment>& segments, i64 group, T* copied, T* border, T* inputs) const {
     const bool rows = packing_.axis[2].filtered;
     const i64 together = rows ? 4 : 1;
-    int last_axis = -1;  // of those that are left
-    for (std::size_t a : filtered_)
-      if (a < 2) last_axis = static_cast<int>(a);
     for (const Segment& s : segments)
       for (i64 i = 0; i < s.length; ++i) {
         T* const to_inputs = inputs + (s.place + i) * column_pitch_;
         for (i64 line = 0; line < packing_.lines; line += together) {
           T* to = copied + line * column_pitch_;
           i64 pitch = column_pitch_;
-          if (last_axis < 0) std::tie(to, pitch) = destination(to_inputs, line, 1);
+          if (packing_.last_leading < 0) std::tie(to, pitch) = destination(to_inputs, line, 1);
           const T* from = read(s, i, line, together, group, border, rows ? nullptr : to);
           if (rows)
             kernels_.transform_inputs(from, from == border ? column_pitch_ : in_channels_, layer_.cols, to, pitch);
         }
-        i64 outer = 1, inner = packing_.lines;
-        for (int a = 0; a <= last_axis; ++a) {
-          const MinimalAxis& axis = packing_.axis[a];
-          inner /= axis.lines();
-          for (i64 o = 0; o < outer && axis.filtered; ++o)
-            for (i64 j = 0; j < inner; ++j) {
-              const i64 line = o * 4 * inner + j;
-              T *from = copied + line * column_pitch_, *to = from;
-              i64 pitch = inner * column_pitch_;
-              if (a == last_axis) std::tie(to, pitch) = destination(to_inputs, line, inner);
-              kernels_.transform_inputs(from, inner * column_pitch_, layer_.cols, to, pitch);
-            }
-          outer *= axis.lines();
-        }
+        transform_leading(kernels_, packing_, copied, column_pitch_, layer_.cols,
+                          [&](i64 line, i64 inner) { return destination(to_inputs, line, inner); });
       }
   }
 
   // Where a line belongs in the inputs of a position, and how far from it the one `inner` lines on.
   std::pair<T*, i64> destination(T* inputs, i64 line, i64 inner) const {
-    const i64 place = place_[static_cast<std::size_t>(line)];
-    const i64 next = inner < packing_.lines - line ? place_[static_cast<std::size_t>(line + inner)] : place;
+    const i64 place = packing_.line_place(line), next = packing_.line_place(line + inner);
     return {inputs + place * plane_pitch(), (next - place) * plane_pitch()};
   }
 
@@ -207,10 +184,10 @@ class Execution {
     for (i64 point = 0; point < packing_.points; ++point)
       from[point] = place_of(point, phase) < 0 ? zeros : products + (point * s_.width + s.place + i) * rows;
     i64 outer = 1, inner = packing_.points;
-    for (std::size_t a : filtered_) {
+    for (std::size_t a : packing_.filtered) {
       const i64 outputs = packing_.axis[a].outputs(), length = count * rows;
       inner /= 4;
-      if (a == filtered_.back()) break;
+      if (a == packing_.filtered.back()) break;
       const T* result[kMostLines];
       for (i64 o = 0; o < outer; ++o)
         for (i64 j = 0; j < inner; ++j) {
@@ -225,7 +202,7 @@ class Execution {
       std::copy_n(result, outer * inner, from);
       spare += outer * inner * length;
     }
-    const i64 outputs = packing_.axis[filtered_.back()].outputs();
+    const i64 outputs = packing_.axis[packing_.filtered.back()].outputs();
     const T* const bias = bias_ ? bias_ + channel : nullptr;
     for (i64 q = 0; q < count; ++q)
       for (i64 o = 0; o < outer; ++o) {
@@ -258,10 +235,8 @@ class Execution {
   const T *packed_, *bias_, *x_, *x_end_;
   T* y_;
   const i64 in_channels_, out_channels_, column_pitch_, depth_;
-  std::vector<i64> place_;             // per line, its place in the inputs: point and tap
-  std::vector<std::size_t> filtered_;  // axes
-  i64 outputs_ = 1;                    // of a set
-  std::vector<Size> shift_;            // per phase and output of a set, from the first output of phase 0
+  i64 outputs_ = 1;          // of a set
+  std::vector<Size> shift_;  // per phase and output of a set, from the first output of phase 0
   bool past_caches_ = false;
 };
 

@@ -37,29 +37,28 @@ AxisPlan stretch(const AxisPlan& fused, const MinimalAxis& axis) {
   return plan;
 }
 
-}  // namespace
-
-MinimalLine split_line(const MinimalPacking& packing, i64 line) {
+MinimalPacking::Line split_line(const MinimalAxis* axis, i64 line) {
   i64 at[kAxes];
   for (int a = kAxes - 1; a >= 0; --a) {
-    at[a] = line % packing.axis[a].lines();
-    line /= packing.axis[a].lines();
+    at[a] = line % axis[a].lines();
+    line /= axis[a].lines();
   }
-  MinimalLine split{0, 0};
+  MinimalPacking::Line split{0, 0};
   for (std::size_t a = 0; a < kAxes; ++a) {
-    if (packing.axis[a].filtered)
+    if (axis[a].filtered)
       split.point = split.point * 4 + at[a];
     else
-      split.tap = split.tap * packing.axis[a].window + at[a];
+      split.tap = split.tap * axis[a].window + at[a];
   }
   return split;
 }
+
+}  // namespace
 
 std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target, bool last) {
   if (!layer.transposed) return {};
   MinimalPacking p;
   std::vector<AxisPhase> residues[kAxes];
-  bool any = false;
   for (std::size_t a = 0; a < kAxes; ++a) {
     residues[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], true);
     const std::vector<i64>& offset = residues[a][0].offset;  // falling
@@ -67,14 +66,16 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
     axis.window = static_cast<i64>(offset.size());
     const bool contiguous = offset.front() - offset.back() == axis.window - 1;
     axis.filtered = contiguous && (axis.window == 2 || axis.window == 3);
-    any = any || axis.filtered;
+    if (axis.filtered) p.filtered.push_back(a);
+    if (axis.filtered && a < 2) p.last_leading = static_cast<int>(a);
     p.points *= axis.points();
     p.taps *= axis.filtered ? 1 : axis.window;
     p.lines *= axis.lines();
     p.phases *= layer.stride[a];
     if (p.lines > kMostLines || p.phases > kMostPhases) return {};
   }
-  if (!any) return {};
+  if (p.filtered.empty()) return {};
+  for (i64 line = 0; line < p.lines; ++line) p.line.push_back(split_line(p.axis, line));
 
   // Along an axis, point 0 takes the first tap alone, the last point the last tap, those between a mixture.
   auto present = [&](std::size_t a, i64 phase, i64 point) {

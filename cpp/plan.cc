@@ -35,6 +35,11 @@ bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
 
 int Target::vectors(int rows) const { return most_vectors(rows, registers); }
 
+bool writes_together(const Layer& layer) {
+  const i64 phases = layer.transposed ? layer.stride[2] : 1;
+  return layer.groups == 1 && layer.rows > 1 && layer.rows * phases <= Limits::together;
+}
+
 Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   Packing packing;
   std::vector<AxisPhase> axis[kAxes];
@@ -43,8 +48,7 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   packing.vectors = order != Order::kAny && layer.rows % target.lanes == 0;
   packing.fused = !packing.vectors && worth_fusing(layer, target, packing.phases);
   const i64 vector_bytes = target.lanes * target.number_bytes;
-  packing.by_phase = order == Order::kLast && packing.fused && layer.groups == 1 && layer.rows > 1 &&
-                     layer.rows * layer.stride[2] <= Limits::together &&
+  packing.by_phase = order == Order::kLast && packing.fused && writes_together(layer) &&
                      layer.rows * packing.phases * vector_bytes <= Limits::sum_bytes;
   for (int a = 0; a < kAxes; ++a) {
     if (layer.transposed) {

@@ -44,6 +44,9 @@ struct Packing {
   i64 per_column = 0;  // packed numbers of one group and input channel
 };
 
+// Whether channels that do not fill vectors can be written next to each other, with the phases of the last axis.
+bool writes_together(const Layer& layer);
+
 // For any call channels first; for calls channels last; for calls whose lanes run along channels, if they fill vectors.
 enum class Order { kAny, kLast, kVectors };
 Packing plan_packing(const Layer& layer, const Target& target, Order order);

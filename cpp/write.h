@@ -8,6 +8,14 @@
 
 namespace upscore {
 
+// The bias of each phase and channel, where channels are written next to each other.
+template <typename T>
+std::vector<T> bias_of_phases(const T* bias, i64 channels, i64 phases) {
+  std::vector<T> all(static_cast<std::size_t>(channels * phases));
+  for (i64 i = 0; bias && i < channels * phases; ++i) all[static_cast<std::size_t>(i)] = bias[i % channels];
+  return all;
+}
+
 // Writes rows of one channel, or of all of them, channels last; staged, it puts together what lies together in the
 // output and writes it at once.
 template <typename T>
@@ -43,13 +51,13 @@ class Writer {
   }
 
   // `channel` is the output of this channel in image 0. The bias is that of each phase and channel, or, with `each` =
-  // 0, of all.
+  // 0, of all, if any.
   void write(const T* sums, const T* bias, i64 each, T* channel) {
     for (const Row& row : rows_) {
       const T* src = row.source < 0 ? nullptr : sums + row.source;
       T* dst = channel + row.output;
       if (!src && !writing_.stream)
-        kernels_.fill(*bias, row.to - row.from, dst);
+        kernels_.fill(bias ? *bias : T(0), row.to - row.from, dst);
       else if (!writing_.staged)
         interleave(src, row.from, row.to, bias, each, dst, false);
       else
@@ -87,7 +95,7 @@ class Writer {
     if (src)
       kernels_.interleave(src, width_, step_, from, to, bias, each, dst, excess);
     else
-      kernels_.fill(*bias, to - from, dst);
+      kernels_.fill(bias ? *bias : T(0), to - from, dst);
   }
 
   void flush() {

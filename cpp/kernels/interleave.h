@@ -192,7 +192,7 @@ void interleave_with(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bia
 template <typename T>
 void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
   if (each == 0)
-    interleave_with<T>(src, pitch, step, first, last, [one = *bias](i64) { return one; }, dst, excess);
+    interleave_with<T>(src, pitch, step, first, last, [one = bias ? *bias : T(0)](i64) { return one; }, dst, excess);
   else
     interleave_with<T>(src, pitch, step, first, last, [bias](i64 phase) { return bias[phase]; }, dst, excess);
 }

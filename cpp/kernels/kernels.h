@@ -2,6 +2,7 @@
 // instruction set; the table is chosen once, at the top.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -137,7 +138,8 @@ struct Kernels {
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
-  // dst[e - first] = src[(e % step)*pitch + e / step] + bias[(e % step)*each] for e in [first, last); `each` is 0 or 1.
+  // dst[e - first] = src[(e % step)*pitch + e / step] + bias[(e % step)*each] for e in [first, last); `each` is 0 or 1,
+  // and with 0 there need be no bias.
   // With `excess`, up to step vectors behind the last may be written (with anything), and as much read behind the
   // sources.
   void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst,
@@ -172,6 +174,11 @@ struct Kernels {
   void (*copy_runs)(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count,
                     i64 pitch, T* panel);
 };
+
+template <typename T>
+bool lies_on_vector(const T* p, const Kernels<T>& kernels) {
+  return reinterpret_cast<std::uintptr_t>(p) % (static_cast<std::size_t>(kernels.lanes) * sizeof(T)) == 0;
+}
 
 struct IsaKernels {
   const char* name;
