@@ -131,8 +131,7 @@ class Task {
     const Size &in = call_.in, &inputs = map_.rectangle->inputs;
     input_pitch_ = round_up(columns, kernels_.lanes) + kernels_.lanes;
     Size from;
-    for (std::size_t a = 0; a < kAxes; ++a)
-      from[a] = first_[a] * layer_.stride[a] + schedule_.axis[a].phases[0].offset[0];
+    for (std::size_t a = 0; a < kAxes; ++a) from[a] = first_[a] * schedule_.axis[a].in_step + map_.rectangle->first[a];
     const i64 skip = std::clamp<i64>(-from[2], 0, inputs[2]), stop = std::clamp<i64>(in[2] - from[2], skip, inputs[2]);
     T* line = panel_;
     for (i64 tap = 0; tap < inputs[0]; ++tap)
@@ -232,7 +231,7 @@ class Task {
     if (map_.rectangle && packing_.vectors) {  // rows of positions in a line
       const i64 across = map_.rectangle->across, most = piece(across, map_.positions);
       p.x_step = 0;
-      p.x_pitch = layer_.stride[2] * input;
+      p.x_pitch = schedule_.axis[2].in_step * input;
       for (i64 row = 0; row < map_.outputs; row += across)
         for (i64 begin = row; begin < row + across; begin += most) {
           const i64 count = std::min(most, row + across - begin);

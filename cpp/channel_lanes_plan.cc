@@ -175,19 +175,21 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
 }
 
 // One rectangle's outputs and what they read.
-ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const Layer& layer) {
-  const Size &kernel = layer.kernel, &inputs = rectangle.inputs;
+ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const Layer& layer, const AxisPlan* axis) {
+  const Size& inputs = rectangle.inputs;
   ChannelLanes::Group group;
-  for (i64 tap = 0; tap < layer.taps(); ++tap) {
-    group.taps.push_back(tap);
-    group.inputs.push_back(
-        (tap / (kernel[1] * kernel[2]) * inputs[1] + tap / kernel[2] % kernel[1] * layer.dilation[1]) * inputs[2] +
-        tap % kernel[2] * layer.dilation[2]);
-  }
+  auto from_first = [&](std::size_t a, std::size_t tap) { return axis[a].phases[0].offset[tap] - rectangle.first[a]; };
+  for (std::size_t z = 0; z < axis[0].phases[0].offset.size(); ++z)
+    for (std::size_t y = 0; y < axis[1].phases[0].offset.size(); ++y)
+      for (std::size_t x = 0; x < axis[2].phases[0].offset.size(); ++x) {
+        group.taps.push_back(static_cast<i64>(group.taps.size()));
+        group.inputs.push_back((from_first(0, z) / layer.dilation[0] * inputs[1] + from_first(1, y)) * inputs[2] +
+                               from_first(2, x));
+      }
   for (i64 y = 0; y < rectangle.down; ++y)
     for (i64 x = 0; x < rectangle.across; ++x) {
       group.outputs.push_back(y * rectangle.across + x);
-      group.shift.push_back(y * layer.stride[1] * inputs[2] + x * layer.stride[2]);
+      group.shift.push_back(y * axis[1].in_step * inputs[2] + x * axis[2].in_step);
     }
   return group;
 }
@@ -195,14 +197,17 @@ ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const L
 std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call, const Packing& packing,
                                             const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (layer.transposed || !allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
+  if (schedule.phases.size() > 1 || !allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
+  const AxisPlan* axis = schedule.axis;
   ChannelLanes map;
   // Whole vectors of channels are turned: those of several reductions, if one has fewer.
   map.columns = std::min(ceil_div(lanes, packing.columns) * packing.columns, layer.cols);
   const i64 pitch = round_up(map.columns, lanes) + lanes;
   const i64 room = Limits::panel_bytes / (pitch * bytes);
-  Size extent;
+  Size extent, first;
   for (std::size_t a = 0; a < kAxes; ++a) {
+    const std::vector<i64>& offset = axis[a].phases[0].offset;
+    first[a] = *std::min_element(offset.begin(), offset.end());
     extent[a] = (layer.kernel[a] - 1) * layer.dilation[a] + 1;
     if (extent[a] > room) return std::nullopt;
   }
@@ -210,16 +215,17 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
     ChannelLanes::Rectangle r{};
     r.across = ceil_div(call.out[2], per_row);
     if (per_row > 1 && r.across < lanes) break;  // too short to turn in vectors
-    const i64 wide = (r.across - 1) * layer.stride[2] + extent[2];
+    const i64 wide = (r.across - 1) * axis[2].in_step + extent[2];
     if (wide > room) continue;
     const i64 tall = room / (wide * layer.kernel[0]);
     if (tall < extent[1]) continue;
     const i64 most = Limits::sum_bytes / (r.across * (unit + lanes) * bytes);
     if (most < 1) continue;
-    r.down = piece(call.out[1], std::clamp<i64>((tall - extent[1]) / layer.stride[1] + 1, 1, most));
+    r.down = piece(call.out[1], std::clamp<i64>((tall - extent[1]) / axis[1].in_step + 1, 1, most));
     r.per_row = ceil_div(call.out[2], r.across);
     r.per_column = ceil_div(call.out[1], r.down);
-    r.inputs = {layer.kernel[0], (r.down - 1) * layer.stride[1] + extent[1], wide};
+    r.first = first;
+    r.inputs = {layer.kernel[0], (r.down - 1) * axis[1].in_step + extent[1], wide};
     const i64 outputs = r.across * r.down;
     const i64 parts = call.batch * call.out[0] * r.per_row * r.per_column;
     i64 chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
@@ -249,7 +255,7 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
     map.sums = outputs * (chunk + lanes);
   }
   if (!map.rectangle) return std::nullopt;
-  map.groups = {{outputs_of(*map.rectangle, layer)}};
+  map.groups = {{outputs_of(*map.rectangle, layer, axis)}};
   return map;
 }
 

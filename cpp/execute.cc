@@ -121,23 +121,26 @@ class Execution {
   void compute(i64 tile, const Part& part) {
     // A last tile may be smaller; the reductions, and with them the bits, stay the same.
     thread_local std::vector<Segment> segments;
-    i64 width;
-    if (schedule_.window.by_rows) {
-      split_rectangle(schedule_.axis, schedule_.tile, tile, target_.lanes, segments);
-      width = round_up(segments[0].length, target_.lanes);
+    const bool joined = schedule_.window.joined;
+    i64 row = 0, rows = 1;  // places of a row, or of all if joined
+    if (schedule_.window.by_rows)
+      split_rectangle(schedule_.axis, schedule_.tile, schedule_.window, tile, target_.lanes, segments);
+    else
+      split_tile(schedule_.axis, tile * schedule_.tile.positions,
+                 std::min((tile + 1) * schedule_.tile.positions, schedule_.positions), segments);
+    if (schedule_.window.by_rows && !joined) {
+      row = round_up(segments[0].length, target_.lanes);
+      rows = static_cast<i64>(segments.size());
     } else {
-      const i64 first = tile * schedule_.tile.positions;
-      const i64 last = std::min(first + schedule_.tile.positions, schedule_.positions);
-      split_tile(schedule_.axis, first, last, segments);
-      width = round_up(last - first, target_.lanes);
+      row = round_up(segments.back().place + segments.back().length, target_.lanes);
     }
-    const i64 rows = schedule_.window.by_rows ? static_cast<i64>(segments.size()) : 1;
+    const i64 width = rows * row;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
     const i64 channels = layer_.groups * layer_.cols;
 
     const bool reads_last = call_.reads_last;
     PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, reads_last ? plane : channels * plane,
-                          width, reads_last ? channels : 1);
+                          joined ? segments[0].length : row, reads_last ? channels : 1);
     T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.writing.staging));
     T* sums = panel + schedule_.panel;
 
@@ -146,21 +149,22 @@ class Execution {
     const i64 phases = packing_.fused ? 1 : part.strips * step;
     for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
       const Reduction& r = schedule_.reductions[i];
-      source.fill(x_ + part.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane, plane,
-                  r, panel);
+      if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
+        source.fill(x_ + part.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane,
+                    plane, r, panel);
       const bool last = i + 1 == schedule_.reductions.size();
       thread_local Ahead ahead;
       look_ahead(source.runs(), tile, part, i, ahead);
       thread_local std::vector<T*> outputs;
       if (last && find_outputs(segments, outputs)) {
-        multiply(source, 0, part, r, i > 0, width, rows, panel, sums, ahead, outputs.data());
+        multiply(source, 0, part, r, i > 0, row, rows, panel, sums, ahead, outputs.data());
         return;
       }
-      const i64 pitch = rows * width * (call_.writes_last ? part.rows : 1);
+      const i64 pitch = width * (call_.writes_last ? part.rows : 1);
       for (i64 phase = 0; phase < phases; ++phase)
-        multiply(source, first_phase + phase, part, r, i > 0, width, rows, panel, sums + phase * pitch, ahead);
+        multiply(source, first_phase + phase, part, r, i > 0, row, rows, panel, sums + phase * pitch, ahead);
     }
-    write(segments, part, rows * width, sums, sums + schedule_.sums);
+    write(segments, part, width, sums, sums + schedule_.sums);
   }
 
   // If rows of products, or pairs of them, are rows of the output, whole vectors of them, they need not wait in memory

@@ -21,7 +21,8 @@ void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>&
   }
 }
 
-void split_rectangle(const AxisPlan* axis, const Tile& tile, i64 index, i64 lanes, std::vector<Segment>& segments) {
+void split_rectangle(const AxisPlan* axis, const Tile& tile, const Window& window, i64 index, i64 lanes,
+                     std::vector<Segment>& segments) {
   segments.clear();
   const i64 x = index % tile.per_row * tile.positions;
   index /= tile.per_row;
@@ -29,9 +30,9 @@ void split_rectangle(const AxisPlan* axis, const Tile& tile, i64 index, i64 lane
   index /= tile.per_column;
   const i64 length = std::min(tile.positions, axis[2].positions - x);
   const i64 rows = std::min(tile.rows, axis[1].positions - y);
-  const i64 width = ceil_div(length, lanes) * lanes;
+  const i64 pitch = window.joined ? length + window.extra : round_up(length, lanes);
   for (i64 r = 0; r < rows; ++r)
-    segments.push_back({index / axis[0].positions, {index % axis[0].positions, y + r, x}, length, r * width});
+    segments.push_back({index / axis[0].positions, {index % axis[0].positions, y + r, x}, length, r * pitch});
 }
 
 // Where the inputs of one line are copied from, and where there are none.

@@ -19,8 +19,9 @@ struct Segment {
 // The segments of the positions [first, last), counted over batch and axes.
 void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>& segments);
 
-// The segments of a rectangle of rows, each `width` places wide.
-void split_rectangle(const AxisPlan* axis, const Tile& tile, i64 index, i64 lanes, std::vector<Segment>& segments);
+// The segments of a rectangle of rows, each of which begins a vector unless they are joined.
+void split_rectangle(const AxisPlan* axis, const Tile& tile, const Window& window, i64 index, i64 lanes,
+                     std::vector<Segment>& segments);
 
 // Fills panels of one tile whose lines are `width` positions wide.
 template <typename T>

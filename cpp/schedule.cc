@@ -23,9 +23,76 @@ constexpr i64 kShortRow = 48;     // positions in a row below which rows are put
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added
 constexpr double kCopy = 3;       // a vector into a panel
+constexpr double kBegin = 7;      // a row of them, or the zeros beside it
 constexpr double kPick = 2;       // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kTask = 500;
+constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
+
+// The lines of a window by rows: those of one row are where its taps read; several rows share all that any of them can
+// read, so that the row below finds its own one line further on.
+class RowLines {
+ public:
+  RowLines(const std::vector<Size>& offsets, const AxisPlan* axis) : down_(axis[1].in_step), across_(axis[2].in_step) {
+    if (offsets.empty()) return;
+    low_ = floor_div(offsets[0][2], across_);
+    i64 high = low_, top = offsets[0][1], bottom = top;
+    std::set<Size> rows;
+    for (const Size& o : offsets) {
+      low_ = std::min(low_, floor_div(o[2], across_));
+      high = std::max(high, floor_div(o[2], across_));
+      top = std::min(top, o[1]);
+      bottom = std::max(bottom, o[1]);
+      rows.insert({o[0], o[1], residue(o[2], across_)});
+      blocks_.insert({o[0], residue(o[1], down_), residue(o[2], across_)});
+      auto& [first, last] = reach_.emplace(residue(o[1], down_), std::pair(o[1], o[1])).first->second;
+      first = std::min(first, o[1]);
+      last = std::max(last, o[1]);
+    }
+    extra_ = high - low_;
+    height_ = bottom - top;
+    of_one_row_ = static_cast<i64>(rows.size());
+    for (const Size& block : blocks_) {
+      const auto& [first, last] = reach_.at(block[1]);
+      beside_ += (last - first) / down_;
+    }
+  }
+
+  i64 count(i64 rows) const { return rows == 1 ? of_one_row_ : beside_ + rows * static_cast<i64>(blocks_.size()); }
+  i64 extra() const { return extra_; }
+  i64 height() const { return height_; }
+
+  Window window(std::vector<Size> offsets, i64 rows) const {
+    Window w;
+    w.by_rows = true;
+    w.rows = rows;
+    w.extra = extra_;
+    std::map<Size, i64> index;  // of lines
+    auto add = [&](i64 z, i64 y, i64 x) {
+      const auto [at, fresh] = index.emplace(Size{z, y, x}, static_cast<i64>(w.lines.size()));
+      if (fresh) w.lines.push_back({z, y, low_ * across_ + x});
+      return at->second;
+    };
+    if (rows > 1)
+      for (const Size& block : blocks_) {
+        const auto& [first, last] = reach_.at(block[1]);
+        for (i64 y = first; y < last + rows * down_; y += down_) add(block[0], y, block[2]);
+      }
+    for (const Size& o : offsets) {
+      w.line_of.push_back(add(o[0], o[1], residue(o[2], across_)));
+      w.shift_of.push_back(floor_div(o[2], across_) - low_);
+    }
+    w.offsets = std::move(offsets);
+    return w;
+  }
+
+ private:
+  static i64 residue(i64 offset, i64 step) { return offset - floor_div(offset, step) * step; }
+
+  i64 down_, across_, low_ = 0, extra_ = 0, height_ = 0, of_one_row_ = 0, beside_ = 0;
+  std::set<Size> blocks_;                     // plane, residues of row and column
+  std::map<i64, std::pair<i64, i64>> reach_;  // per residue of the rows, the first and last that are read
+};
 
 class Scheduler {
  public:
@@ -141,19 +208,20 @@ class Scheduler {
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
   }
 
-  // Cycles per useful vector of positions and input channel.
-  double cost(i64 vectors, double used_vectors, double copied_vectors) const {
+  // Cycles per useful vector of positions and input channel, where so many vectors are copied, in so many rows.
+  double cost(i64 vectors, double used_vectors, double copied_vectors, double copied_rows) const {
+    const double begin = s_.axis[2].phases[0].offset.size() > 1 ? 2 * kBegin : kBegin;
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
     return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
-            (kCopy + strided) * copied_vectors + kTask / static_cast<double>(layer_.cols)) /
+            (kCopy + strided) * copied_vectors + begin * copied_rows + kTask / static_cast<double>(layer_.cols)) /
            used_vectors;
   }
 
   void choose_tile() {
     const i64 row = s_.axis[2].positions, column = s_.axis[1].positions, most = most_vectors();
-    s_.tile = {lanes_, 1, 0, 1, 1};
+    s_.tile = {lanes_, 1, lanes_, 0, 1, 1};
     if (s_.positions == 0) {
       s_.window = plain_window(offsets_);
       return;
@@ -170,41 +238,53 @@ class Scheduler {
     vectors = ceil_div(ceil_div(s_.positions, runs), lanes_);
     const double used = static_cast<double>(s_.positions) / static_cast<double>(runs * lanes_);
     // Where a row ends in a vector, another run begins; one whose inputs are picked out takes long to begin.
-    const double ends = (s_.axis[2].in_step == 1 ? 1 : 3) * static_cast<double>(lanes_) / static_cast<double>(row);
-    const double pieces = static_cast<double>(vectors) * (1 + ends);
-    cost_ = cost(vectors, used, static_cast<double>(offsets_.size()) * pieces);
-    s_.tile = {vectors * lanes_, 1, ceil_div(s_.positions, vectors * lanes_), 1, 1};
+    const double rows = static_cast<double>(vectors * lanes_) / static_cast<double>(row);
+    const double places = static_cast<double>(offsets_.size()), begin = s_.axis[2].in_step == 1 ? 1 : 3;
+    cost_ = cost(vectors, used, places * (static_cast<double>(vectors) + begin * rows), places * rows);
+    s_.tile = {vectors * lanes_, 1, vectors * lanes_, ceil_div(s_.positions, vectors * lanes_), 1, 1};
     s_.window = plain_window(offsets_);
 
     // A rectangle of rows, which copies the inputs once per line.
+    const RowLines lines(offsets_, s_.axis);
     i64 best_rows = 0, best_wide = 0;
-    const auto [low, high] =
-        std::minmax_element(offsets_.begin(), offsets_.end(), [](const Size& a, const Size& b) { return a[1] < b[1]; });
-    const i64 height = offsets_.empty() ? 0 : (*high)[1] - (*low)[1];
-    for (i64 across = ceil_div(row_vectors, most); across <= row_vectors; ++across) {
-      const i64 wide = ceil_div(row_vectors, across);
-      for (i64 rows = 1; rows * wide <= most && rows <= column; ++rows) {
-        if (rows > 1 && (static_cast<i64>(offsets_.size()) > Limits::offsets || height > kTallWindow)) break;
-        const Window window = row_window(offsets_, rows, s_.axis);
-        const i64 lines = static_cast<i64>(window.lines.size());
-        const i64 at_once = rows > 1 ? lines : std::min(lines, places_ + 2 * (s_.axis[2].in_step - 1));
-        if (!panel_fits(at_once, wide * lanes_ + window.extra)) break;
-        const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
-        const i64 tiles = down * across_now * (s_.positions / (row * column));
-        if (tiles * layer_.groups < enough_ && rows * wide > widest) break;
-        const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
-        const double c = cost(rows * wide, filled, static_cast<double>(lines * (wide + 1)));
-        if (c < cost_) {
-          cost_ = c;
-          best_rows = ceil_div(column, down);
-          best_wide = wide;
-        }
+    bool best_joined = false;
+    auto consider = [&](i64 rows, i64 across, bool joined) {
+      const i64 wide = ceil_div(row_vectors, across), length = (joined ? row : wide * lanes_) + lines.extra();
+      const i64 vectors = joined ? ceil_div(rows * length - lines.extra(), lanes_) : rows * wide;
+      if (vectors > most || rows > column) return false;
+      const i64 all = lines.count(rows);
+      const i64 at_once = rows > 1 ? all : std::min(all, places_ + 2 * (s_.axis[2].in_step - 1));
+      if (!panel_fits(at_once, length)) return false;
+      const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
+      const i64 tiles = down * across_now * (s_.positions / (row * column));
+      if (tiles * layer_.groups < enough_ && vectors > widest) return false;
+      const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
+      const double c =
+          cost(vectors, filled, static_cast<double>(all * ceil_div(length, lanes_)), static_cast<double>(all));
+      if (c * (joined ? kJoined : 1) < cost_) {
+        cost_ = c * (joined ? kJoined : 1);
+        best_rows = ceil_div(column, down);
+        best_wide = wide;
+        best_joined = joined;
       }
-      if (across > 64) break;
-    }
+      return true;
+    };
+    const i64 tallest = lines.height() > kTallWindow ? 1 : column;
+    for (i64 across = ceil_div(row_vectors, most); across <= std::min<i64>(row_vectors, 65); ++across)
+      for (i64 rows = 1; rows <= tallest && consider(rows, across, false); ++rows) {
+      }
+    if (row % lanes_ != 0)
+      for (i64 rows = 2; rows <= tallest && consider(rows, 1, true); ++rows) {
+      }
     if (best_rows == 0) return;
-    s_.window = row_window(offsets_, best_rows, s_.axis);
-    s_.tile = {best_wide * lanes_, best_rows, 0, ceil_div(row, best_wide * lanes_), ceil_div(column, best_rows)};
+    s_.window = lines.window(offsets_, best_rows);
+    s_.window.joined = best_joined;
+    s_.tile.positions = best_joined ? row : best_wide * lanes_;
+    s_.tile.rows = best_rows;
+    s_.tile.width = best_joined ? round_up(best_rows * (row + s_.window.extra) - s_.window.extra, lanes_)
+                                : best_rows * s_.tile.positions;
+    s_.tile.per_row = ceil_div(row, best_wide * lanes_);
+    s_.tile.per_column = ceil_div(column, best_rows);
     s_.tile.count = s_.tile.per_row * s_.tile.per_column * (s_.positions / (row * column));
   }
 
@@ -223,7 +303,7 @@ class Scheduler {
   // The sums of a task hold some channels times some strips; a strip is all phases of the last axis for one
   // phase of the others.
   void choose_chunks() {
-    const i64 bytes = target_.number_bytes, width = s_.tile.positions * s_.tile.rows;
+    const i64 bytes = target_.number_bytes, width = s_.tile.width;
     const i64 room = Limits::sum_bytes / (width * bytes * step_);
     s_.strips = packing_.fused ? strips_ : std::clamp<i64>(room / align_, 1, strips_);
     s_.strips = ceil_div(strips_, ceil_div(strips_, s_.strips));
@@ -260,8 +340,8 @@ class Scheduler {
         << " rows x " << target_.vectors(packing_.tile_rows) << " vectors of " << lanes_
         << " positions; a task computes ";
     if (s_.window.by_rows)
-      why << s_.tile.rows << " x " << s_.tile.positions
-          << " positions, their inputs copied once per row because rows are long enough to fill vectors, ";
+      why << s_.tile.rows << " x " << s_.tile.positions << " positions, their inputs copied once per row, which "
+          << (s_.window.joined ? "vectors run across, " : "is long enough to fill vectors, ");
     else
       why << s_.tile.positions << " positions across rows, their inputs copied once per window place because rows "
           << "are too short to fill vectors, ";
@@ -292,47 +372,6 @@ Window plain_window(std::vector<Size> offsets) {
   w.shift_of.assign(offsets.size(), 0);
   w.line_of.resize(offsets.size());
   std::iota(w.line_of.begin(), w.line_of.end(), 0);
-  w.offsets = std::move(offsets);
-  return w;
-}
-
-Window row_window(std::vector<Size> offsets, i64 rows, const AxisPlan* axis) {
-  Window w;
-  w.by_rows = true;
-  w.rows = rows;
-  if (offsets.empty()) return w;
-  const i64 down = axis[1].in_step, across = axis[2].in_step;
-  auto residue = [](i64 offset, i64 step) { return offset - floor_div(offset, step) * step; };
-  i64 low = floor_div(offsets[0][2], across), high = low;
-  std::map<i64, std::pair<i64, i64>> reach;  // per residue of the rows, the first and last that are read
-  for (const Size& o : offsets) {
-    low = std::min(low, floor_div(o[2], across));
-    high = std::max(high, floor_div(o[2], across));
-    auto& [first, last] = reach.emplace(residue(o[1], down), std::pair(o[1], o[1])).first->second;
-    first = std::min(first, o[1]);
-    last = std::max(last, o[1]);
-  }
-  w.extra = high - low;
-  std::map<Size, i64> index;  // of lines
-  if (rows > 1) {
-    // All that any row can read, so that the row below finds its own one line further on.
-    std::set<Size> blocks;
-    for (const Size& o : offsets) blocks.insert({o[0], residue(o[1], down), residue(o[2], across)});
-    for (const Size& block : blocks) {
-      const auto [first, last] = reach[block[1]];
-      for (i64 y = first; y < last + rows * down; y += down) {
-        index[{block[0], y, block[2]}] = static_cast<i64>(w.lines.size());
-        w.lines.push_back({block[0], y, low * across + block[2]});
-      }
-    }
-  }
-  for (const Size& o : offsets) {
-    const i64 x = residue(o[2], across);
-    const auto [at, fresh] = index.emplace(Size{o[0], o[1], x}, static_cast<i64>(w.lines.size()));
-    if (fresh) w.lines.push_back({o[0], o[1], low * across + x});
-    w.line_of.push_back(at->second);
-    w.shift_of.push_back(floor_div(o[2], across) - low);
-  }
   w.offsets = std::move(offsets);
   return w;
 }

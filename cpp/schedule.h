@@ -16,17 +16,23 @@ struct Reduction {
   i64 offset_first, offset_last;  // into Window::offsets
   i64 column_first, column_last;
   i64 line_first, line_last;  // into Window::lines: where those offsets are
+
+  bool same_inputs(const Reduction& other) const {
+    return column_first == other.column_first && line_first == other.line_first && line_last == other.line_last;
+  }
 };
 
 // The window as a panel holds it. A line is a copy of the inputs under a tile at one offset.
 // By rows: a tile is a rectangle of `rows` rows; offsets that differ by whole steps along the last axis alone share a
-// line, which is `extra` longer than the tile and read at a shift; row r reads r lines further on.
+// line, which is `extra` longer than the tile and read at a shift; row r reads r lines further on. Rows may be joined:
+// vectors then run on from one into the next, over the `extra` places between them.
 // Otherwise a tile runs on across the ends of rows, and every offset has a line of its own.
 struct Window {
   std::vector<Size> offsets;  // distinct input offsets, in the order of the taps
   std::vector<Size> lines;
   std::vector<i64> line_of, shift_of;  // per offset
   bool by_rows = false;
+  bool joined = false;
   i64 rows = 1;
   i64 extra = 0;
 
@@ -35,7 +41,6 @@ struct Window {
 };
 
 Window plain_window(std::vector<Size> offsets);
-Window row_window(std::vector<Size> offsets, i64 rows, const AxisPlan* axis);
 
 struct PhaseTaps {
   i64 packed_class = 0;        // which PhaseClass of the packing
@@ -46,6 +51,7 @@ struct PhaseTaps {
 struct Tile {
   i64 positions = 0;  // of a run; of a row of the rectangle
   i64 rows = 1;
+  i64 width = 0;       // places of its sums, whole vectors
   i64 count = 0;       // tiles in all
   i64 per_row = 1;     // by rows: tiles next to each other
   i64 per_column = 1;  // by rows: tiles below each other
@@ -64,7 +70,7 @@ Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, const Tar
 
 // Lanes run along output channels instead of positions; outputs of a part that use the same taps form a group. A part
 // is some images of a small map, whose positions fill lanes badly and whose border is much of it; or a rectangle of a
-// larger one, with zeros around it, where a stride would make inputs hard to bring into lanes; or, channels last, a run
+// larger one, with zeros around it, where there is one phase; or, channels last, a run
 // of positions of any map.
 struct ChannelLanes {
   struct Group {
@@ -76,7 +82,7 @@ struct ChannelLanes {
   struct Rectangle {
     i64 across, down;         // outputs
     i64 per_row, per_column;  // rectangles next to each other, below each other
-    Size inputs;              // that its taps reach; of the first axis, those at its taps
+    Size first, inputs;       // that its taps reach, the first from an output; of the first axis, those at its taps
   };
   std::vector<std::vector<Group>> groups;  // per phase
   std::optional<Rectangle> rectangle;
