@@ -22,6 +22,7 @@
 #include "bias_gradient.h"
 #include "buffer.h"
 #include "channelwise.h"
+#include "channelwise_adjoint.h"
 #include "cpu.h"
 #include "execute.h"
 #include "minimal.h"
@@ -109,18 +110,27 @@ class Plan {
       bias_.assign(bias->data(), bias->data() + bias->size());
     }
     nb::gil_scoped_release release;
-    channelwise_ = Channelwise<T>::pack(layer_, *kernels_, w.data());
-    if (channelwise_) return;
+    const std::vector<T> diagonal = diagonal_of(layer_, w.data());
+    const T* const weights = diagonal.empty() ? w.data() : diagonal.data();
+    diagonal_ = !diagonal.empty();
+    if (diagonal_) {
+      layer_.groups = layer_.rows;
+      layer_.rows = layer_.cols = 1;
+    }
     if (phases_of(layer_) > kMostPhases) {
-      weights_.allocate(w.size());
-      std::copy_n(w.data(), w.size(), weights_.data());
+      const auto size = diagonal_ ? diagonal.size() : w.size();
+      weights_.allocate(size);
+      std::copy_n(weights, size, weights_.data());
       return;
     }
+    channelwise_ = Channelwise<T>::pack(layer_, *kernels_, weights, last);
+    channelwise_adjoint_ = ChannelwiseAdjoint<T>::pack(layer_, *kernels_, weights);
+    if (channelwise_ || channelwise_adjoint_) return;
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
     if (once && !last) pack_for(*once);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
-    pack_weights(layer_, packing_, thread_count(), w.data(), weights_.data());
+    pack_weights(layer_, packing_, thread_count(), weights, weights_.data());
     if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
   }
 
@@ -132,6 +142,7 @@ class Plan {
     nb::gil_scoped_release release;
     const T* bias = bias_.empty() ? nullptr : bias_.data();
     if (channelwise_) return channelwise_->execute(call, threads, bias, x.data(), y.data());
+    if (channelwise_adjoint_) return channelwise_adjoint_->execute(call, threads, bias, x.data(), y.data());
     if (phases_of(layer_) > kMostPhases) {
       scatter(layer_, call, weights_.data(), bias, x.data(), y.data());
       return;
@@ -150,15 +161,16 @@ class Plan {
   std::pair<bool, bool> channels_last(i64 batch, Size in, Size out, Size lo, int threads) const {
     if (batch == 0) return {false, false};
     if (channelwise_) return {channelwise_->channels_last(), channelwise_->channels_last()};
-    if (phases_of(layer_) > kMostPhases) return {false, false};
+    if (channelwise_adjoint_ || phases_of(layer_) > kMostPhases) return {false, false};
     const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
     return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_))};
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
-    const std::string isa = isa_ + ": ";
+    const std::string isa = isa_ + (diagonal_ ? ": all weights between different channels are zero; " : ": ");
     if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
+    if (channelwise_adjoint_) return isa + channelwise_adjoint_->why({batch, in, out, lo}, threads);
     if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
     const Schedules plan = schedules_of({batch, in, out, lo, last_, last_}, threads);
     return isa + (plan.minimal ? plan.minimal->why : plan.direct->why);
@@ -166,7 +178,10 @@ class Plan {
 
   std::size_t packed_bytes() const {
     const std::shared_ptr<Buffer<T>> minimal = std::atomic_load(&minimal_weights_);
-    return ((channelwise_ ? channelwise_->size() : weights_.size()) + (minimal ? minimal->size() : 0)) * sizeof(T);
+    const std::size_t plain = channelwise_           ? channelwise_->size()
+                              : channelwise_adjoint_ ? channelwise_adjoint_->size()
+                                                     : weights_.size();
+    return (plain + (minimal ? minimal->size() : 0)) * sizeof(T);
   }
   std::string isa() const { return isa_; }
 
@@ -277,7 +292,9 @@ class Plan {
   Filtering filtering_;
   bool last_;  // packed to be run channels last
   Target target_{};
+  bool diagonal_ = false;  // found in dense weights
   std::optional<Channelwise<T>> channelwise_;
+  std::optional<ChannelwiseAdjoint<T>> channelwise_adjoint_;
   Packing packing_;
   Buffer<T> weights_;
   std::optional<MinimalPacking> minimal_packing_;

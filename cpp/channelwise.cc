@@ -1,7 +1,6 @@
 #include "channelwise.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "plan.h"
 #include "scratch.h"
@@ -10,11 +9,11 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kTableBytes = 256 << 10;  // of weights per channel
-constexpr i64 kCopyBytes = 256 << 10;   // of inputs, channels last
-constexpr i64 kSerialWork = 1 << 19;    // outputs below which waking another thread costs more
+constexpr i64 kCopyBytes = 256 << 10;  // of inputs, channels last
+constexpr i64 kSerialWork = 1 << 19;   // outputs below which waking another thread costs more
 
-// The kernels from each channel to itself, where all others are zero (FCN's bilinear upscores); else nothing.
+}  // namespace
+
 template <typename T>
 std::vector<T> diagonal_of(const Layer& layer, const T* w) {
   std::vector<T> diagonal;
@@ -32,43 +31,33 @@ std::vector<T> diagonal_of(const Layer& layer, const T* w) {
   return diagonal;
 }
 
-}  // namespace
-
 template <typename T>
-std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Kernels<T>& kernels, const T* w) {
-  if (!dense.transposed) return std::nullopt;
-  const std::vector<T> diagonal = diagonal_of(dense, w);
-  Layer layer = dense;
-  if (!diagonal.empty()) {
-    layer.groups = dense.rows;
-    layer.rows = layer.cols = 1;
-    w = diagonal.data();
-  }
-  if (layer.rows != 1 || layer.cols != 1) return std::nullopt;
+std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w,
+                                                   bool last) {
+  if (!layer.transposed || layer.rows != 1 || layer.cols != 1) return std::nullopt;
   const i64 lanes = kernels.lanes, step = layer.stride[2];
-  const std::vector<AxisPhase> across = axis_residues(layer.kernel[2], step, layer.dilation[2], true);
   Channelwise c;
   c.layer_ = layer;
-  c.diagonal_ = !diagonal.empty();
   c.kernels_ = &kernels;
-  c.period_ = std::lcm(step / std::gcd(step, lanes), i64{kStencilVectors});
-  c.shift_ = across[0].offset;
-  const i64 wide = c.period_ * lanes;
-  const i64 shifts = static_cast<i64>(c.shift_.size());
-  c.channel_size_ = layer.kernel[0] * layer.kernel[1] * shifts * wide;
-  if (c.channel_size_ * static_cast<i64>(sizeof(T)) > kTableBytes) return std::nullopt;
-  for (i64 part = 0; part < c.period_; ++part) {
-    c.first_.push_back(part * lanes / step);
-    for (i64 lane = 0; lane < lanes; ++lane)
-      c.index_.push_back(static_cast<LaneIndex<T>>((part * lanes + lane) / step - part * lanes / step));
+  c.rows_ = step % lanes == 0;
+  c.pixels_ = last && 2 * layer.groups >= lanes;
+  if (!c.rows_ && !c.pixels_) return std::nullopt;
+  // All taps of an output are summed in one go, as in other layers.
+  i64 window = 1;
+  for (std::size_t a = 0; a < kAxes; ++a) {
+    const i64 extent = (layer.kernel[a] - 1) * layer.dilation[a] + 1;
+    window *= layer.stride[a] == 1 ? layer.kernel[a] : ceil_div(extent, layer.stride[a]) + 1;
+    if (window > Limits::offsets) return std::nullopt;
   }
+  const std::vector<AxisPhase> across = axis_residues(layer.kernel[2], step, layer.dilation[2], true);
+  c.shift_ = across[0].offset;
+  const i64 shifts = static_cast<i64>(c.shift_.size());
+  c.channel_size_ = layer.kernel[0] * layer.kernel[1] * shifts * step;
 
   const auto down = axis_residues(layer.kernel[1], layer.stride[1], layer.dilation[1], false);
   const auto deep = axis_residues(layer.kernel[0], layer.stride[0], layer.dilation[0], false);
-  c.weights_.reserve(static_cast<std::size_t>(layer.groups * c.channel_size_));
-  if (c.channels_last())
-    c.pixel_weights_.resize(
-        static_cast<std::size_t>(layer.kernel[0] * layer.kernel[1] * shifts * step * layer.groups + lanes));
+  if (c.rows_) c.weights_.resize(static_cast<std::size_t>(layer.groups * c.channel_size_));
+  if (c.pixels_) c.pixel_weights_.resize(static_cast<std::size_t>(layer.groups * c.channel_size_ + lanes));
   for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
@@ -79,15 +68,12 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& dense, const Ker
             phase.taps.push_back({z.offset[iz], y.offset[iy]});
             const T* row = w + (z.tap[iz] * layer.kernel[1] + y.tap[iy]) * layer.kernel[2];
             for (std::size_t j = 0; j < c.shift_.size(); ++j)
-              for (i64 e = 0; e < wide; ++e) {
-                const int tap = across[static_cast<std::size_t>(e % step)].tap[j];
+              for (i64 e = 0; e < step; ++e, ++begin) {
+                const i64 tap = across[static_cast<std::size_t>(e)].tap[j];
                 const T weight = tap < 0 ? T(0) : row[tap];
-                c.weights_.push_back(weight);
-                const i64 place = (begin / wide + static_cast<i64>(j)) * step + e;
-                if (e < step && c.channels_last())
-                  c.pixel_weights_[static_cast<std::size_t>(place * layer.groups + channel)] = weight;
+                if (c.rows_) c.weights_[static_cast<std::size_t>(channel * c.channel_size_ + begin)] = weight;
+                if (c.pixels_) c.pixel_weights_[static_cast<std::size_t>(begin * layer.groups + channel)] = weight;
               }
-            begin += shifts * wide;
           }
         if (channel == 0) c.phases_.push_back(std::move(phase));
       }
@@ -139,7 +125,7 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
   const i64 q = floor_div(call.lo[2], step), lead = call.lo[2] - q * step;
   const i64 vectors = ceil_div(lead + call.out[2], lanes * kStencilVectors) * kStencilVectors;
   const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
-  const i64 from = q + *low, to = q + *high + (vectors * lanes - 1) / step + lanes;  // inputs that are read
+  const i64 from = q + *low, to = q + *high + (vectors * lanes - 1) / step;  // inputs that are read
   const i64 pitch = to - from + 1;
   const i64 skip = std::clamp<i64>(-from, 0, pitch), stop = std::clamp<i64>(call.in[2] - from, skip, pitch);
 
@@ -154,10 +140,6 @@ void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i
 
   Stencil<T> s;
   s.step = step;
-  s.period = period_;
-  s.period_inputs = period_ * lanes / step;
-  s.first = first_.data();
-  s.index = index_.data();
   s.vectors = vectors;
   s.bias = bias;
   s.out = out;
@@ -238,7 +220,7 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
           else
             std::fill_n(copy, pitch, T(0));
       }
-      const T* w = pixel_weights_.data() + phase.weights / (period_ * lanes) * step * channels;
+      const T* w = pixel_weights_.data() + phase.weights * channels;
       T* out = y + row * length;
       s.taps = static_cast<i64>(numbers.size()) * shifts;
       for (i64 q = from; q < to; ++q) {
@@ -270,12 +252,13 @@ int Channelwise<T>::useful_threads(const Call& call, int threads) const {
 template <typename T>
 std::string Channelwise<T>::why(const Call& call, int threads) const {
   const int used = useful_threads(call, threads);
-  return (diagonal_ ? "all weights between different channels are zero; " : "") +
-         std::string("transposed convolution: channels do not mix, so every output row is computed along its lanes, ") +
+  return std::string("transposed convolution: channels do not mix, so every output row is computed along its lanes, ") +
          std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " + std::to_string(used) +
          (used == 1 ? " thread" : " threads");
 }
 
+template std::vector<float> diagonal_of<float>(const Layer&, const float*);
+template std::vector<double> diagonal_of<double>(const Layer&, const double*);
 template class Channelwise<float>;
 template class Channelwise<double>;
 

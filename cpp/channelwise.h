@@ -1,5 +1,5 @@
-// Layers whose channels do not mix (groups = channels in = channels out): nearly all of the time goes into
-// writing the output, so each row is computed along its lanes and written once.
+// Layers whose channels do not mix (groups = channels in = channels out), where lanes run along the output itself:
+// phases of a wide stride, and channels last.
 #pragma once
 
 #include <optional>
@@ -10,20 +10,22 @@
 
 namespace upscore {
 
-// Weights in the order in which output rows meet them:
-// [channel][phase of the leading axes][their taps][shift][period * lanes],
-// and for channels last [phase of the leading axes][their taps][shift][residue][channel].
+// The kernels from each channel to itself, where all others are zero (FCN's bilinear upscores); else nothing.
+template <typename T>
+std::vector<T> diagonal_of(const Layer& layer, const T* w);
+
+// Weights in the order in which output rows meet them: [channel][phase of the leading axes][their
+// taps][shift][residue], and for channels last [phase of the leading axes][their taps][shift][residue][channel].
 template <typename T>
 class Channelwise {
  public:
-  // Nothing where the layer's channels mix or its table of weights would be out of proportion. Channels do not
-  // mix either where all weights between different ones are zero (FCN's bilinear upscores).
-  static std::optional<Channelwise> pack(const Layer& layer, const Kernels<T>& kernels, const T* w);
+  // Nothing where the layer's channels mix, or where it is as good as any other layer: channels first unless the stride
+  // is a multiple of the lanes, and channels last where there are too few channels for a vector.
+  static std::optional<Channelwise> pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last);
 
-  // Input and output both channels first or both channels last, to the same bits; the latter where channels_last().
+  // Input and output both channels first or, where channels_last(), both channels last.
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const;
-  // Whether there are enough channels to fill vectors with.
-  bool channels_last() const { return 2 * layer_.groups >= kernels_->lanes; }
+  bool channels_last() const { return pixels_; }
   std::string why(const Call& call, int threads) const;
   std::size_t size() const { return weights_.size() + pixel_weights_.size(); }
 
@@ -42,12 +44,11 @@ class Channelwise {
   void rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x, T* y) const;
   void pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x, T* y) const;
 
-  Layer layer_;            // one group a channel
-  bool diagonal_ = false;  // found in dense weights
+  Layer layer_;                         // one group a channel
+  bool rows_ = false, pixels_ = false;  // channels first, last
   const Kernels<T>* kernels_ = nullptr;
-  i64 period_ = 1, channel_size_ = 0;
-  std::vector<i64> shift_, first_;
-  std::vector<LaneIndex<T>> index_;
+  i64 channel_size_ = 0;
+  std::vector<i64> shift_;
   std::vector<RowPhase> phases_;  // by residue of the leading axes
   std::vector<T> weights_, pixel_weights_;
 };

@@ -41,7 +41,8 @@ class Execution {
   void run() {
     const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
     const i64 chunks = ceil_div(layer_.rows, schedule_.chunk), bands = ceil_div(strips, schedule_.strips);
-    parallel_for(schedule_.tile.count * layer_.groups * chunks * bands, schedule_.threads, [&](i64 task) {
+    const i64 blocks = ceil_div(layer_.groups, schedule_.groups);
+    parallel_for(schedule_.tile.count * blocks * chunks * bands, schedule_.threads, [&](i64 task) {
       Part part;
       part.first_strip = task % bands * schedule_.strips;
       part.strips = std::min(schedule_.strips, strips - part.first_strip);
@@ -49,15 +50,16 @@ class Execution {
       part.first_row = task % chunks * schedule_.chunk;
       part.rows = std::min(schedule_.chunk, layer_.rows - part.first_row);
       task /= chunks;
-      part.group = task % layer_.groups;
-      compute(task / layer_.groups, part);
+      part.group = task % blocks * schedule_.groups;
+      part.groups = std::min(schedule_.groups, layer_.groups - part.group);
+      compute(task / blocks, part);
     });
   }
 
  private:
   // What of the output a task computes, besides its tile of positions.
   struct Part {
-    i64 group, first_row, rows, first_strip, strips;
+    i64 group, groups, first_row, rows, first_strip, strips;
   };
 
   // What this thread will copy next: fetched while products are computed, a cache line of every channel for each tap.
@@ -147,24 +149,26 @@ class Execution {
     const i64 step = packing_.fused ? 1 : schedule_.axis[2].out_step;
     const i64 first_phase = packing_.fused ? 0 : part.first_strip * step;
     const i64 phases = packing_.fused ? 1 : part.strips * step;
-    for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
-      const Reduction& r = schedule_.reductions[i];
-      if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
-        source.fill(x_ + part.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane,
-                    plane, r, panel);
-      const bool last = i + 1 == schedule_.reductions.size();
-      thread_local Ahead ahead;
-      look_ahead(source.runs(), tile, part, i, ahead);
-      thread_local std::vector<T*> outputs;
-      if (last && find_outputs(segments, outputs)) {
-        multiply(source, 0, part, r, i > 0, row, rows, panel, sums, ahead, outputs.data());
-        return;
+    thread_local std::vector<T*> outputs;
+    const bool direct = find_outputs(segments, outputs);
+    Writer<T> writer(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
+                     layer_.groups * layer_.rows * call_.out[0] * call_.out[1] * call_.out[2], sums + schedule_.sums,
+                     call_.writes_last ? layer_.rows : 1);
+    const i64 pitch = width * (call_.writes_last ? part.rows : 1);
+    for (Part one = part; one.group < part.group + part.groups; ++one.group) {
+      for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
+        const Reduction& r = schedule_.reductions[i];
+        if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
+          source.fill(x_ + one.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane,
+                      plane, r, panel);
+        thread_local Ahead ahead;
+        look_ahead(source.runs(), tile, one, i, ahead);
+        T* const* const to = direct && i + 1 == schedule_.reductions.size() ? outputs.data() : nullptr;
+        for (i64 phase = 0; phase < phases; ++phase)
+          multiply(source, first_phase + phase, one, r, i > 0, row, rows, panel, sums + phase * pitch, ahead, to);
       }
-      const i64 pitch = width * (call_.writes_last ? part.rows : 1);
-      for (i64 phase = 0; phase < phases; ++phase)
-        multiply(source, first_phase + phase, part, r, i > 0, row, rows, panel, sums + phase * pitch, ahead);
+      if (!direct) write(writer, one, width, sums);
     }
-    write(segments, part, width, sums, sums + schedule_.sums);
   }
 
   // If rows of products, or pairs of them, are rows of the output, whole vectors of them, they need not wait in memory
@@ -280,12 +284,9 @@ class Execution {
     }
   }
 
-  void write(const std::vector<Segment>& segments, const Part& part, i64 width, const T* sums, T* staging) {
-    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2], step = schedule_.axis[2].out_step;
-    const i64 together = call_.writes_last ? layer_.rows : 1;
-    Writer<T> writer(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
-                     layer_.groups * layer_.rows * plane, staging, together);
+  void write(Writer<T>& writer, const Part& part, i64 width, const T* sums) {
     if (call_.writes_last) return writer.write(sums, biases_.data(), 1, y_);
+    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2], step = schedule_.axis[2].out_step;
     for (i64 row = 0; row < part.rows; ++row) {
       const i64 channel = part.group * layer_.rows + part.first_row + row;
       writer.write(sums + row * part.strips * step * width, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);

@@ -18,6 +18,7 @@ constexpr i64 kFewRows = 32;           // rows of products up to which copying c
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
 constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
+constexpr i64 kMostGroups = 32;   // in a task
 constexpr i64 kShortRow = 48;     // positions in a row below which rows are put together
 
 // Cycles, for choosing between tiles; only their proportions matter.
@@ -312,6 +313,8 @@ class Scheduler {
       return s_.tile.count * layer_.groups * ceil_div(layer_.rows, s_.chunk) * ceil_div(strips_, s_.strips);
     };
     while (s_.chunk > align_ && tasks() < enough_) s_.chunk = std::max(align_, s_.chunk / 2 / align_ * align_);
+    if (s_.chunk >= layer_.rows && s_.strips == strips_)
+      s_.groups = std::clamp<i64>(tasks() / enough_, 1, std::min(layer_.groups, kMostGroups));
 
     s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end

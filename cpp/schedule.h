@@ -109,6 +109,7 @@ struct Schedule {
   i64 positions = 0;        // batch * positions of all axes
   i64 chunk = 0;            // output channels per task
   i64 strips = 1;           // phases of the leading axes per task
+  i64 groups = 1;           // per task, if it has all of their channels and strips
   i64 panel = 0, sums = 0;  // scratch per task, in numbers
   Writing writing;
   int threads = 1;

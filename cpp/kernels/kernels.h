@@ -80,18 +80,15 @@ struct ChannelProduct {
 template <typename T>
 using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
 
-// One output row of one channel: out[e] = bias + sum over taps of w[tap][e mod (period*lanes)] * x[tap][e / step].
-constexpr int kStencilVectors = 4;  // computed together; divides the period and the number of vectors
+// One output row of one channel, for strides that are multiples of the lanes:
+// out[e] = sum over taps of w[tap][e % step] * x[tap][e / step] + bias.
+constexpr int kStencilVectors = 4;  // computed together; divides the number of vectors
 
 template <typename T>
 struct Stencil {
   const T* w;
   const T* const* x;  // per tap, its input row from its shift on
-  i64 taps, step;
-  i64 period, period_inputs;  // vectors after which lanes and phases meet again, and the inputs that they take
-  const i64* first;           // per vector of a period, its first input
-  const LaneIndex<T>* index;  // per vector of a period and lane, its input from there on
-  i64 vectors;
+  i64 taps, step, vectors;
   T bias;
   T* out;
 };
@@ -99,7 +96,7 @@ template <typename T>
 using StencilKernel = void (*)(const Stencil<T>&);
 
 // Channels last, channels that do not mix: neighbouring outputs that read the same inputs.
-// out[i] = bias[i % channels] + sum over taps of w[tap][i] * x[tap][i % channels]. Whole vectors are read and written:
+// out[i] = sum over taps of w[tap][i] * x[tap][i % channels] + bias[i % channels]. Whole vectors are read and written:
 // the next outputs write over the excess.
 template <typename T>
 struct PixelStencil {

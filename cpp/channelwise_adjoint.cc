@@ -1,0 +1,102 @@
+#include "channelwise_adjoint.h"
+
+#include <algorithm>
+
+#include "scratch.h"
+#include "threads.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kSums = 1 << 16;       // of a task
+constexpr i64 kAcross = 1024;        // outputs of a row in a task
+constexpr double kSerialWork = 1e6;  // multiplications below which waking another thread costs more
+constexpr i64 kMostReach = 1 << 16;  // of the outputs of a task, along a row of inputs
+
+}  // namespace
+
+template <typename T>
+std::optional<ChannelwiseAdjoint<T>> ChannelwiseAdjoint<T>::pack(const Layer& layer, const Kernels<T>& kernels,
+                                                                 const T* w) {
+  if (layer.transposed || layer.rows != 1 || layer.cols != 1) return std::nullopt;
+  if (layer.kernel[2] < kernels.lanes || layer.kernel[2] > kMostReach || layer.dilation[2] != 1) return std::nullopt;
+  ChannelwiseAdjoint adjoint;
+  adjoint.layer_ = layer;
+  adjoint.kernels_ = &kernels;
+  adjoint.weights_.assign(w, w + layer.groups * layer.taps());
+  adjoint.weights_.resize(adjoint.weights_.size() + static_cast<std::size_t>(kernels.lanes));
+  return adjoint;
+}
+
+template <typename T>
+void ChannelwiseAdjoint<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
+  const i64 lanes = kernels_->lanes, all_rows = call.out[0] * call.out[1], images = call.batch * layer_.groups;
+  threads = useful_threads(call, threads);
+  const i64 reach = (kMostReach - layer_.kernel[2]) / layer_.stride[2] + 1;
+  const i64 across = piece(call.out[2], std::min({call.out[2], kAcross, reach}));
+  i64 down = piece(all_rows, std::clamp<i64>(kSums / (across * lanes), 1, all_rows));
+  const i64 wide = ceil_div(call.out[2], across);
+  if (images * wide < 4 * threads) down = std::min(down, ceil_div(all_rows, ceil_div(4 * threads, images * wide)));
+  const i64 tall = ceil_div(all_rows, down);
+  parallel_for(images * tall * wide, threads, [&](i64 task) {
+    const i64 left = task % wide * across, first = task / wide % tall * down, image = task / (wide * tall);
+    rows(call, image, first, std::min(first + down, all_rows), left, std::min(left + across, call.out[2]),
+         bias ? bias[image % layer_.groups] : T(0), x, y);
+  });
+}
+
+template <typename T>
+void ChannelwiseAdjoint<T>::rows(const Call& call, i64 image, i64 first, i64 last, i64 left, i64 right, T bias,
+                                 const T* x, T* y) const {
+  const i64 lanes = kernels_->lanes, count = right - left, step = layer_.stride[2], kernel = layer_.kernel[2];
+  const i64 start = left * step - call.lo[2], length = (count - 1) * step + kernel;
+  const i64 skip = std::clamp<i64>(-start, 0, length), stop = std::clamp<i64>(call.in[2] - start, skip, length);
+  const i64 plane = call.in[0] * call.in[1] * call.in[2];
+  const T* const end = x + call.batch * layer_.groups * plane;
+  x += image * plane;
+  y += (image * call.out[0] * call.out[1] + first) * call.out[2] + left;
+
+  const i64 sums_of_row = count * lanes, size = (last - first) * sums_of_row;
+  T* sums = scratch<T>(static_cast<std::size_t>(size + length + lanes));
+  T* line = sums + size;
+  kernels_->fill(T(0), size + length + lanes, sums);
+  std::vector<i64> place;
+  for (i64 j = 0; j < count; ++j) place.push_back(j * step);
+  for (i64 row = first; row < last; ++row) {
+    const T* w = weights_.data() + image % layer_.groups * layer_.taps();
+    for (i64 tz = 0; tz < layer_.kernel[0]; ++tz)
+      for (i64 ty = 0; ty < layer_.kernel[1]; ++ty, w += kernel) {
+        const i64 z = row / call.out[1] * layer_.stride[0] + tz * layer_.dilation[0] - call.lo[0];
+        const i64 iy = row % call.out[1] * layer_.stride[1] + ty * layer_.dilation[1] - call.lo[1];
+        if (z < 0 || z >= call.in[0] || iy < 0 || iy >= call.in[1]) continue;
+        const T* const inside = x + (z * call.in[1] + iy) * call.in[2] + start + skip;
+        const bool as_it_lies = stop - skip == length && end - inside >= length + lanes;
+        if (!as_it_lies) std::copy_n(inside, stop - skip, line + skip);  // zeros beside it
+        kernels_->dots(w, kernel, as_it_lies ? inside : line, place.data(), count, sums + (row - first) * sums_of_row);
+      }
+  }
+  for (i64 row = first; row < last; ++row, y += call.out[2])
+    for (i64 j = 0; j < count; ++j, sums += lanes) {
+      T sum = 0;
+      for (i64 lane = 0; lane < lanes; ++lane) sum += sums[lane];
+      y[j] = sum + bias;
+    }
+}
+
+template <typename T>
+int ChannelwiseAdjoint<T>::useful_threads(const Call& call, int threads) const {
+  const double outputs = static_cast<double>(call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2]);
+  return outputs * static_cast<double>(layer_.taps()) < kSerialWork ? 1 : threads;
+}
+
+template <typename T>
+std::string ChannelwiseAdjoint<T>::why(const Call& call, int threads) const {
+  const int used = useful_threads(call, threads);
+  return "convolution: channels do not mix and kernels fill vectors, so lanes run along the kernel's rows; " +
+         std::to_string(used) + (used == 1 ? " thread" : " threads");
+}
+
+template class ChannelwiseAdjoint<float>;
+template class ChannelwiseAdjoint<double>;
+
+}  // namespace upscore
