@@ -8,8 +8,8 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kMostOutputs = 1024;   // positions of an image
-constexpr i64 kMostPairs = 1 << 15;  // of an output and a tap
+constexpr i64 kMostOutputs = 4096;   // positions of an image
+constexpr i64 kMostPairs = 1 << 17;  // of an output and a tap
 
 // Where the taps of one output position of one axis read, if inside.
 struct Reads {

@@ -23,8 +23,8 @@ constexpr i64 kShortRow = 48;     // positions in a row below which rows are put
 
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added
-constexpr double kCopy = 3;       // a vector into a panel
-constexpr double kBegin = 7;      // a row of them, or the zeros beside it
+constexpr double kCopy = 4;       // a vector into a panel
+constexpr double kBegin = 7;      // a row of them, or zeros beside it
 constexpr double kPick = 2;       // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kTask = 500;
@@ -211,12 +211,11 @@ class Scheduler {
 
   // Cycles per useful vector of positions and input channel, where so many vectors are copied, in so many rows.
   double cost(i64 vectors, double used_vectors, double copied_vectors, double copied_rows) const {
-    const double begin = s_.axis[2].phases[0].offset.size() > 1 ? 2 * kBegin : kBegin;
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
     return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
-            (kCopy + strided) * copied_vectors + begin * copied_rows + kTask / static_cast<double>(layer_.cols)) /
+            (kCopy + strided) * copied_vectors + kBegin * copied_rows + kTask / static_cast<double>(layer_.cols)) /
            used_vectors;
   }
 
@@ -241,7 +240,8 @@ class Scheduler {
     // Where a row ends in a vector, another run begins; one whose inputs are picked out takes long to begin.
     const double rows = static_cast<double>(vectors * lanes_) / static_cast<double>(row);
     const double places = static_cast<double>(offsets_.size()), begin = s_.axis[2].in_step == 1 ? 1 : 3;
-    cost_ = cost(vectors, used, places * (static_cast<double>(vectors) + begin * rows), places * rows);
+    const double sides = s_.axis[2].phases[0].offset.size() > 1 ? 2 : 1;  // a short row often has zeros beside it
+    cost_ = cost(vectors, used, places * (static_cast<double>(vectors) + begin * rows), places * rows * sides);
     s_.tile = {vectors * lanes_, 1, vectors * lanes_, ceil_div(s_.positions, vectors * lanes_), 1, 1};
     s_.window = plain_window(offsets_);
 

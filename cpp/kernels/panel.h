@@ -58,46 +58,39 @@ inline void copy_every(const T* src, i64 step, i64 length, T* dst) {
   }
 }
 
-constexpr i64 kTogether = 8;
+constexpr i64 kPrefetchColumns = 4;
 
-// Runs are short, and of one to the next little is the same but what it is in all columns: so some of them are copied
-// together. Whole vectors are written where a run ends inside one; the next run writes over the excess. Columns lie a
-// plane apart: no prefetcher sees them coming.
+// Whole vectors are copied where a run ends inside one; the next run, or the next column, writes over the excess.
 template <typename T>
 void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, const Run* runs, i64 count, i64 pitch,
                T* panel) {
   constexpr int L = kLanes<T>;
-  const i64 ahead = kTogether * x_stride;
-  for (; columns > 0; columns -= kTogether, x += ahead, panel += kTogether * pitch) {
-    const i64 together = columns < kTogether ? columns : kTogether;
+  // Runs are short and lie a plane apart: no prefetcher sees them coming.
+  const i64 ahead = kPrefetchColumns * x_stride;
+  for (i64 c = 0; c < columns; ++c, x += x_stride, panel += pitch)
     for (const Run* run = runs; run != runs + count; ++run) {
       T* to = panel + run->place;
-      const i64 whole = (run->length + L - 1) / L * L;
-      const bool fits = run->place + whole <= pitch;  // or else the next column's first places would be lost
-      if (run->source < 0) {
-        for (i64 c = 0; c < together; ++c, to += pitch)
-          if (fits && run->source == Run::kZeros)
-            for (i64 i = 0; i < run->length; i += L) store(to + i, Vector<T>{});
-          else
-            for (i64 i = 0; i < run->length; ++i) to[i] = T(0);
+      if (run->source == Run::kHole) {
+        for (i64 i = 0; i < run->length; ++i) to[i] = T(0);
+        continue;
+      }
+      if (run->source == Run::kZeros) {
+        for (i64 i = 0; i < run->length; i += L) store(to + i, Vector<T>{});
         continue;
       }
       const T* from = x + run->source;
-      const i64 left = x_end - from - (together - 1) * x_stride;
-      if (fits && step == 1 && whole <= left) {
-        for (i64 c = 0; c < together; ++c, to += pitch, from += x_stride)
-          for (i64 i = 0; i < whole; i += L) {
-            __builtin_prefetch(from + ahead + i);
-            store(to + i, load(from + i));
-          }
-      } else if (fits && step > 1 && step * whole <= left) {
-        for (i64 c = 0; c < together; ++c, to += pitch, from += x_stride) copy_every(from, step, run->length, to);
+      const i64 whole = (run->length + L - 1) / L * L;
+      if (step == 1 && whole <= x_end - from) {
+        for (i64 i = 0; i < whole; i += L) {
+          __builtin_prefetch(from + ahead + i);
+          store(to + i, load(from + i));
+        }
+      } else if (step > 1 && step * whole <= x_end - from) {
+        copy_every(from, step, run->length, to);
       } else {
-        for (i64 c = 0; c < together; ++c, to += pitch, from += x_stride)
-          for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
+        for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
       }
     }
-  }
 }
 
 // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
