@@ -8,8 +8,9 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kMostOutputs = 4096;   // positions of an image
-constexpr i64 kMostPairs = 1 << 17;  // of an output and a tap
+constexpr i64 kMostOutputs = 4096;    // positions of an image
+constexpr i64 kMostPairs = 1 << 17;   // of an output and a tap
+constexpr i64 kFarWeights = 4 << 20;  // bytes that come from memory
 
 // Where the taps of one output position of one axis read, if inside.
 struct Reads {
@@ -101,7 +102,8 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
   const double calls = static_cast<double>(ceil_div(columns, packing.columns)) * kCall;
   return static_cast<double>(ceil_div(outputs, most)) * (static_cast<double>(columns * taps) * tap + calls) / v;
 }
-constexpr double kTurn = 0.4;  // to turn a number
+constexpr double kTurn = 0.4;   // to turn a number
+constexpr double kFetch = 0.1;  // for a byte that does not come from a core's own caches
 
 bool allowed(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
              const Schedule& schedule, i64 unit) {
@@ -121,56 +123,69 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     if ((map.outputs *= call.out[a]) > kMostOutputs || (in *= call.in[a]) > kMostPairs) return std::nullopt;
   if (in * layer.taps() > kMostPairs) return std::nullopt;
 
-  // As many images at once as leave room for the sums of some vectors of channels.
+  // So many images at once that they leave room for the sums of some vectors of channels, and share a pass over the
+  // weights; fewer, where that leaves more channels to a task.
   const i64 rows = std::min(layer.rows, kMaxRowVectors * unit);
   const i64 panel = (Limits::panel_bytes / ((in + 1) * bytes) - lanes) / packing.columns;
   const i64 sums = Limits::sum_bytes / (map.outputs * (rows + lanes) * bytes);
-  const i64 images = std::min(panel < lanes ? panel : panel / lanes * lanes, sums);
   if (panel < 1) return std::nullopt;
-  map.images = piece(call.batch, std::clamp<i64>(images, 1, call.batch));
-  map.image_pitch = map.images <= lanes ? map.images : round_up(map.images, lanes);
-  const i64 outputs = map.outputs * map.images;
-  map.parts = ceil_div(call.batch, map.images);
-  map.chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
-  while (map.chunk > unit && map.parts * layer.groups * ceil_div(layer.rows, map.chunk) < tasks)
-    map.chunk = std::max(unit, map.chunk / 2 / unit * unit);
-  map.chunk = round_up(piece(layer.rows, map.chunk), unit);
-
-  // With few positions it is better to multiply some zeros than to take the weights several times.
-  map.vectors = row_vectors(map.chunk, unit, lanes);
-  map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
-  map.groups = group_outputs(schedule.axis, schedule.phases.size());
-  for (std::vector<ChannelLanes::Group>& groups : map.groups) {
-    auto cost = [&](const ChannelLanes::Group& group) {
-      return cycles(packing, layer.cols, static_cast<i64>(group.outputs.size()) * map.images,
-                    static_cast<i64>(group.taps.size()), map.positions, map.vectors);
-    };
-    double apart = 0;
-    for (const ChannelLanes::Group& group : groups) apart += cost(group);
-    if (groups.size() > 1) {
-      ChannelLanes::Group all = merge(groups, in);
-      const double together = cost(all);
-      if (together < apart) {
-        groups = {std::move(all)};
-        map.zeros = true;
-        map.cycles += together;
-        continue;
-      }
-    }
-    for (ChannelLanes::Group& group : groups) make_regular(group);
-    map.cycles += apart;
+  const i64 most = std::clamp<i64>(std::min(panel < lanes ? panel : panel / lanes * lanes, sums), 1, call.batch);
+  std::vector<std::vector<ChannelLanes::Group>> groups = group_outputs(schedule.axis, schedule.phases.size());
+  std::vector<ChannelLanes::Group> together;  // per phase, with zeros where some of its outputs read outside
+  for (const auto& phase : groups) together.push_back(phase.size() > 1 ? merge(phase, in) : ChannelLanes::Group());
+  auto cost = [&](const ChannelLanes::Group& group) {
+    return cycles(packing, layer.cols, static_cast<i64>(group.outputs.size()) * map.images,
+                  static_cast<i64>(group.taps.size()), map.positions, map.vectors);
+  };
+  auto apart = [&](std::size_t phase) {
+    double all = 0;
+    for (const ChannelLanes::Group& group : groups[phase]) all += cost(group);
+    return all;
+  };
+  auto with_zeros = [&](std::size_t phase) { return groups[phase].size() > 1 && cost(together[phase]) < apart(phase); };
+  std::optional<ChannelLanes> best;
+  for (i64 images = most; images > 0; images /= 2) {
+    map.images = piece(call.batch, images);
+    map.image_pitch = map.images <= lanes ? map.images : round_up(map.images, lanes);
+    const i64 outputs = map.outputs * map.images;
+    map.parts = ceil_div(call.batch, map.images);
+    map.chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
+    while (map.chunk > unit && map.parts * layer.groups * ceil_div(layer.rows, map.chunk) < tasks)
+      map.chunk = std::max(unit, map.chunk / 2 / unit * unit);
+    map.chunk = round_up(piece(layer.rows, map.chunk), unit);
+    map.vectors = row_vectors(map.chunk, unit, lanes);
+    map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
+    map.sums = outputs * (map.chunk + lanes);
+    map.cycles = 0;
+    for (std::size_t phase = 0; phase < groups.size(); ++phase)
+      map.cycles += with_zeros(phase) ? cost(together[phase]) : apart(phase);
+    map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+    const i64 weights = layer.taps() * layer.rows * layer.cols * bytes;
+    if (weights > kFarWeights) map.cycles += kFetch * static_cast<double>(weights * (map.parts - 1));
+    if (!call.reads_last)
+      map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * ceil_div(layer.rows, map.chunk));
+    if (!best || map.cycles < best->cycles) best = map;
   }
-  map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+  map = std::move(*best);
+  // With few positions it is better to multiply some zeros than to take the weights several times.
+  for (std::size_t phase = 0; phase < groups.size(); ++phase) {
+    if (with_zeros(phase)) {
+      groups[phase] = {std::move(together[phase])};
+      map.zeros = true;
+      continue;
+    }
+    for (ChannelLanes::Group& group : groups[phase]) make_regular(group);
+  }
+  map.groups = std::move(groups);
   if (call.reads_last) {
     map.last = true;
     map.panel = packing.columns;
+    map.sums = 0;
     return map;
   }
-  map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * ceil_div(layer.rows, map.chunk));
   map.columns = packing.columns;
   map.inputs = in + map.zeros;
   map.panel = map.inputs * (packing.columns * map.image_pitch + lanes);
-  map.sums = outputs * (map.chunk + lanes);
   return map;
 }
 
@@ -263,7 +278,6 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
 // have work.
 std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, const Packing& packing,
                                       const Target& target, const Schedule& schedule, i64 tasks) {
-  constexpr double kFetch = 0.1;  // cycles for a byte that does not come from a core's own caches
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
   if (!allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
   i64 dense = 1, phases = 1, taps = 0;  // inputs or outputs of a position

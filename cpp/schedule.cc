@@ -106,7 +106,7 @@ class Scheduler {
     share_work();
     choose_tile();
     cut_reductions();
-    const double cycles = cost_ * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
+    const double cycles = cost_.all() * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
     if (call_.reads_last == call_.writes_last)
       s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
     s_.cycles = cycles;
@@ -209,14 +209,19 @@ class Scheduler {
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
   }
 
-  // Cycles per useful vector of positions and input channel, where so many vectors are copied, in so many rows.
-  double cost(i64 vectors, double used_vectors, double copied_vectors, double copied_rows) const {
+  // Cycles per useful vector of positions and input channel.
+  struct Cost {
+    double products = 0, copies = 0;
+    double all() const { return products + copies; }
+  };
+  // Of a tile for which so many vectors are copied, in so many rows.
+  Cost cost(i64 vectors, double used_vectors, double copied_vectors, double copied_rows) const {
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
-    return (weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes) +
-            (kCopy + strided) * copied_vectors + kBegin * copied_rows + kTask / static_cast<double>(layer_.cols)) /
-           used_vectors;
+    const double products = weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
+    const double copies = (kCopy + strided) * copied_vectors + kBegin * copied_rows;
+    return {(products + kTask / static_cast<double>(layer_.cols)) / used_vectors, copies / used_vectors};
   }
 
   void choose_tile() {
@@ -260,10 +265,10 @@ class Scheduler {
       const i64 tiles = down * across_now * (s_.positions / (row * column));
       if (tiles * layer_.groups < enough_ && vectors > widest) return false;
       const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
-      const double c =
-          cost(vectors, filled, static_cast<double>(all * ceil_div(length, lanes_)), static_cast<double>(all));
-      if (c * (joined ? kJoined : 1) < cost_) {
-        cost_ = c * (joined ? kJoined : 1);
+      Cost c = cost(vectors, filled, static_cast<double>(all * ceil_div(length, lanes_)), static_cast<double>(all));
+      if (joined) c.products *= kJoined;
+      if (c.all() < cost_.all()) {
+        cost_ = c;
         best_rows = ceil_div(column, down);
         best_wide = wide;
         best_joined = joined;
@@ -312,7 +317,9 @@ class Scheduler {
     auto tasks = [&] {
       return s_.tile.count * layer_.groups * ceil_div(layer_.rows, s_.chunk) * ceil_div(strips_, s_.strips);
     };
-    while (s_.chunk > align_ && tasks() < enough_) s_.chunk = std::max(align_, s_.chunk / 2 / align_ * align_);
+    // Every chunk of a tile copies its inputs again.
+    const i64 wanted = cost_.copies > cost_.products / 16 ? std::min<i64>(s_.threads, enough_) : enough_;
+    while (s_.chunk > align_ && tasks() < wanted) s_.chunk = std::max(align_, s_.chunk / 2 / align_ * align_);
     if (s_.chunk >= layer_.rows && s_.strips == strips_)
       s_.groups = std::clamp<i64>(tasks() / enough_, 1, std::min(layer_.groups, kMostGroups));
 
@@ -364,7 +371,7 @@ class Scheduler {
   Schedule s_;
   std::vector<Size> offsets_;
   i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;
-  double cost_ = 0;  // of the tile
+  Cost cost_;  // of the tile
 };
 
 }  // namespace
