@@ -205,6 +205,7 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
   PixelStencil<T> s;
   s.bias = biases;
   s.channels = channels;
+  s.x_step = pitch;
   for (i64 from = first_q; from < last_q; from += most) {
     const i64 to = std::min(from + most, last_q), inputs_of_row = to - from + reach;
     held.assign(static_cast<std::size_t>(rows), -2);
@@ -223,7 +224,7 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
       const T* w = pixel_weights_.data() + phase.weights * channels;
       T* out = y + row * length;
       s.taps = static_cast<i64>(numbers.size()) * shifts;
-      for (i64 q = from; q < to; ++q) {
+      for (i64 q = from; q < to; q += s.repeats) {
         const i64 x0 = q * step - call.lo[2], begin = std::max<i64>(x0, 0), stop = std::min(x0 + step, call.out[2]);
         weights.clear();
         inputs.clear();
@@ -237,6 +238,9 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
         s.length = (stop - begin) * channels;
         const bool fits = begin * channels + round_up(s.length, lanes) <= length;
         s.out = fits ? out + begin * channels : end;
+        const bool whole = fits && stop - begin == step;
+        s.repeats =
+            whole ? std::min(to - q, (length - begin * channels - round_up(s.length, lanes)) / s.length + 1) : 1;
         kernels_->pixel_stencil(s);
         if (!fits) std::copy_n(end, s.length, out + begin * channels);
       }

@@ -97,13 +97,13 @@ using StencilKernel = void (*)(const Stencil<T>&);
 
 // Channels last, channels that do not mix: neighbouring outputs that read the same inputs.
 // out[i] = sum over taps of w[tap][i] * x[tap][i % channels] + bias[i % channels]. Whole vectors are read and written:
-// the next outputs write over the excess.
+// the next outputs write over the excess. And again for the next ones, whose inputs lie `x_step` further on.
 template <typename T>
 struct PixelStencil {
   const T* const* w;
   const T* const* x;
   const T* bias;
-  i64 taps, length, channels;
+  i64 taps, length, channels, repeats, x_step;
   T* out;
 };
 

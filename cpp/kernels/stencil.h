@@ -36,17 +36,19 @@ void pixels(const PixelStencil<T>& s) {
     w[tap] = s.w[tap];
     x[tap] = s.x[tap];
   }
-  for (i64 i = 0, c = 0; i < s.length; i += L) {
-    Vector<T> sum{};
-    if constexpr (kTaps > 0) {
+  T* out = s.out;
+  for (i64 repeat = 0, shift = 0; repeat < s.repeats; ++repeat, shift += s.x_step, out += s.length)
+    for (i64 i = 0, c = 0; i < s.length; i += L) {
+      Vector<T> sum{};
+      if constexpr (kTaps > 0) {
 #pragma GCC unroll 4
-      for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + c) * load(w[tap] + i);
-    } else {
-      for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + c) * load(s.w[tap] + i);
+        for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + shift + c) * load(w[tap] + i);
+      } else {
+        for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + shift + c) * load(s.w[tap] + i);
+      }
+      store(out + i, sum + load(s.bias + c));
+      for (c += L; c >= s.channels;) c -= s.channels;
     }
-    store(s.out + i, sum + load(s.bias + c));
-    for (c += L; c >= s.channels;) c -= s.channels;
-  }
 }
 
 template <typename T>
