@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,9 @@ def race(layers: Sequence[Layer], names: Sequence[str], settings: Settings) -> I
         engines = [Engine(name, settings.threads, Path(folder, f"{name}.log")) for name in names]
         task = progress.add_task("starting", total=len(layers))
         try:
+            # Not counted: processes still start, and memory that the system has not handed out yet is slow once.
+            for layer in layers[:1]:
+                _race_layer(layer, engines, replace(settings, rounds=1), Path(folder))
             for layer in layers:
                 progress.update(task, description=layer.name)
                 results = _race_layer(layer, engines, settings, Path(folder))
