@@ -130,7 +130,7 @@ class Plan {
     packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
     if (once && !last) pack_for(*once);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
-    pack_weights(layer_, packing_, thread_count(), weights, weights_.data());
+    pack_weights(layer_, packing_, *kernels_, thread_count(), weights, weights_.data());
     if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
   }
 

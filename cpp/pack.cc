@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
-#include "kernels/kernels.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace upscore {
 
 namespace {
+
+constexpr i64 kTurned = 256;           // weights of a row that are turned at once
+constexpr i64 kManyWeights = 1 << 22;  // of a group, which come from memory
 
 struct Row {
   i64 channel, phase;
@@ -17,50 +20,120 @@ Row split(const Layer& layer, const Packing& packing, i64 phases, i64 row) {
   return {row / phases, row % phases};
 }
 
-// The packed weights of one group and one block of rows, in all classes. Columns are the outer loop, because
-// then the weights are read nearly in the order in which they lie.
+template <typename T, int Count>
+void copy(const T* from, T* to) {
+  for (int i = 0; i < Count; ++i) to[i] = from[i];
+}
+
+// The packed weights of one group and one block of rows, in all classes.
 template <typename T>
-void pack_rows(const Layer& layer, const Packing& packing, i64 first, i64 phases, const T* w, T* packed) {
-  const i64 taps = layer.taps();
-  const i64 row_stride = layer.transposed ? taps : layer.cols * taps;
-  const i64 column_stride = layer.transposed ? layer.rows * taps : taps;
-  const i64 height = std::min<i64>(packing.tile_rows, layer.rows * phases - first);
-  const T* source[kMaxPackedRows];
-  for (i64 column = 0; column < layer.cols; ++column) {
-    const i64 block = column / packing.columns * packing.columns;
-    const i64 columns = std::min(packing.columns, layer.cols - block);
-    for (i64 r = 0; r < height; ++r)
-      source[r] = w + split(layer, packing, phases, first + r).channel * row_stride + column * column_stride;
-    for (const PhaseClass& c : packing.classes) {
-      T* to = packed + block * packing.per_column + (c.weights + first * c.taps) * columns + (column - block) * height;
-      if (phases == 1) {
-        for (i64 place = 0; place < c.taps; ++place, to += columns * height) {
-          const i64 tap = c.tap[static_cast<std::size_t>(place)];
-          for (i64 r = 0; r < height; ++r) to[r] = source[r][tap];
+class PackedRows {
+ public:
+  PackedRows(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, i64 first, const T* w, const T* end,
+             T* packed)
+      : layer_(layer),
+        packing_(packing),
+        kernels_(kernels),
+        first_(first),
+        phases_(packing.classes[0].phases),
+        taps_(layer.taps()),
+        row_stride_(layer.transposed ? taps_ : layer.cols * taps_),
+        column_stride_(layer.transposed ? layer.rows * taps_ : taps_),
+        height_(std::min<i64>(packing.tile_rows, layer.rows * phases_ - first)),
+        w_(w),
+        end_(end),
+        packed_(packed) {
+    for (i64 r = 0; r < height_; ++r) rows_[r] = split(layer, packing, phases_, first + r);
+  }
+
+  void pack() const {
+    const bool in_a_line = column_stride_ == taps_, many = layer_.rows * layer_.cols * taps_ > kManyWeights;
+    if (phases_ == 1 && taps_ <= kTurned && in_a_line != many)  // as measured: memory wants few streams
+      turn(in_a_line ? kTurned / taps_ : 1);
+    else
+      gather();
+  }
+
+ private:
+  // Where the weights of a class and a block of columns begin, of these rows.
+  T* place_of(const PhaseClass& c, i64 block, i64 columns) const {
+    return packed_ + block * packing_.per_column + (c.weights + first_ * c.taps) * columns;
+  }
+
+  // Rows are channels: the weights of some columns are turned together, which gives [column][tap][row].
+  void turn(i64 together) const {
+    const i64 pitch = round_up(height_, kernels_.lanes);
+    T* const turned = scratch<T>(static_cast<std::size_t>(together * taps_ * pitch));
+    for (i64 block = 0; block < layer_.cols; block += packing_.columns) {
+      const i64 columns = std::min(packing_.columns, layer_.cols - block);
+      for (i64 column = 0; column < columns; column += together) {
+        const i64 count = std::min(together, columns - column);
+        const T* from = w_ + first_ * row_stride_ + (block + column) * column_stride_;
+        kernels_.transpose(from, end_, row_stride_, height_, count * taps_, nullptr, turned, pitch);
+        for (const PhaseClass& c : packing_.classes) {
+          T* to = place_of(c, block, columns) + column * height_;
+          for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
+            for (i64 i = 0; i < count; ++i)
+              copy_rows(turned + (i * taps_ + c.tap[static_cast<std::size_t>(place)]) * pitch, to + i * height_);
         }
-      } else {
-        for (i64 place = 0; place < c.taps; ++place, to += columns * height)
-          for (i64 r = 0; r < height; ++r) {
-            const i64 phase = split(layer, packing, phases, first + r).phase;
-            const i64 tap = c.tap[static_cast<std::size_t>(phase * c.taps + place)];
+      }
+    }
+  }
+
+  void copy_rows(const T* from, T* to) const {
+    if (height_ == 16) return copy<T, 16>(from, to);
+    if (height_ == 8) return copy<T, 8>(from, to);
+    for (i64 r = 0; r < height_; ++r) to[r] = from[r];
+  }
+
+  // Rows are channels and phases, which have taps of their own. Columns are the outer loop, because then the weights
+  // are read nearly in the order in which they lie.
+  void gather() const {
+    for (i64 column = 0; column < layer_.cols; ++column) {
+      const i64 block = column / packing_.columns * packing_.columns;
+      const i64 columns = std::min(packing_.columns, layer_.cols - block);
+      const T* source[kMaxPackedRows];
+      for (i64 r = 0; r < height_; ++r) source[r] = w_ + column * column_stride_ + rows_[r].channel * row_stride_;
+      for (const PhaseClass& c : packing_.classes) {
+        T* to = place_of(c, block, columns) + (column - block) * height_;
+        if (phases_ == 1) {
+          for (i64 place = 0; place < c.taps; ++place, to += columns * height_) {
+            const i64 tap = c.tap[static_cast<std::size_t>(place)];
+            for (i64 r = 0; r < height_; ++r) to[r] = source[r][tap];
+          }
+          continue;
+        }
+        for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
+          for (i64 r = 0; r < height_; ++r) {
+            const i64 tap = c.tap[static_cast<std::size_t>(rows_[r].phase * c.taps + place)];
             to[r] = tap < 0 ? T(0) : source[r][tap];
           }
       }
     }
   }
-}
+
+  const Layer& layer_;
+  const Packing& packing_;
+  const Kernels<T>& kernels_;
+  const i64 first_, phases_, taps_, row_stride_, column_stride_, height_;
+  const T *const w_, *const end_;
+  T* const packed_;
+  Row rows_[kMaxPackedRows];
+};
 
 }  // namespace
 
 template <typename T>
-void pack_weights(const Layer& layer, const Packing& packing, int threads, const T* w, T* packed) {
+void pack_weights(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
+                  T* packed) {
   const i64 phases = packing.classes[0].phases, blocks = ceil_div(layer.rows * phases, packing.tile_rows);
   const i64 group = layer.rows * layer.cols * layer.taps();
   if (layer.groups * group < (1 << 16)) threads = 1;
   parallel_for(layer.groups * blocks, threads, [&](i64 task) {
     const i64 g = task / blocks;
-    pack_rows(layer, packing, task % blocks * packing.tile_rows, phases, w + g * group,
-              packed + g * packing.per_column * layer.cols);
+    PackedRows<T>(layer, packing, kernels, task % blocks * packing.tile_rows, w + g * group, w + layer.groups * group,
+                  packed + g * packing.per_column * layer.cols)
+        .pack();
   });
 }
 
@@ -86,8 +159,8 @@ void unpack_weights(const Layer& layer, const Packing& packing, const T* packed,
     }
 }
 
-#define UPSCORE_INSTANTIATE(T)                                                    \
-  template void pack_weights<T>(const Layer&, const Packing&, int, const T*, T*); \
+#define UPSCORE_INSTANTIATE(T)                                                                       \
+  template void pack_weights<T>(const Layer&, const Packing&, const Kernels<T>&, int, const T*, T*); \
   template void unpack_weights<T>(const Layer&, const Packing&, const T*, T*);
 UPSCORE_INSTANTIATE(float)
 UPSCORE_INSTANTIATE(double)

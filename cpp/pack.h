@@ -1,6 +1,7 @@
 // Weights in the order in which the kernels read them.
 #pragma once
 
+#include "kernels/kernels.h"
 #include "plan.h"
 
 namespace upscore {
@@ -8,7 +9,8 @@ namespace upscore {
 // `w` is (groups * cols, rows, taps) for a transposed layer and (groups * rows, cols, taps) for its
 // adjoint run as the transposed layer's gradient: both are the one array (C_in, C_out / groups, taps).
 template <typename T>
-void pack_weights(const Layer& layer, const Packing& packing, int threads, const T* w, T* packed);
+void pack_weights(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
+                  T* packed);
 
 // The inverse.
 template <typename T>
