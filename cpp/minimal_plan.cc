@@ -56,7 +56,7 @@ MinimalPacking::Line split_line(const MinimalAxis* axis, i64 line) {
 }  // namespace
 
 std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target, bool last) {
-  if (!layer.transposed) return {};
+  if (!layer.transposed || layer.rows * layer.cols == 1) return {};  // channels that do not mix save no products
   MinimalPacking p;
   std::vector<AxisPhase> residues[kAxes];
   for (std::size_t a = 0; a < kAxes; ++a) {

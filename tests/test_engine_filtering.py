@@ -98,3 +98,16 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
     for threads in (1, 3):
         y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)
         np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
+
+
+def test_channels_that_do_not_mix_are_never_filtered():
+    """There are no products to save, and channels last have the same bits."""
+    geometry = Geometry.from_padding((5, 4), stride=(3, 2), padding=1)
+    rng = np.random.default_rng(0)
+    w, x = (rng.standard_normal(s) for s in ((5, 1, 5, 4), (2, 5, 6, 7)))
+    size = geometry.output_size((6, 7))
+    packed = engine.Packed(w, None, geometry, 5, filtering=engine.Filtering.ALWAYS)
+    assert "minimal filtering" not in packed.why(2, geometry, (6, 7), size)
+    last = engine.Packed(w, None, geometry, 5, filtering=engine.Filtering.ALWAYS, last=True)
+    y = last.run_last(engine.channels_last(x), geometry, size)
+    np.testing.assert_array_equal(np.moveaxis(y, -1, 1), packed.run(x, geometry, size))
