@@ -70,8 +70,7 @@ Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, const Tar
 
 // Lanes run along output channels instead of positions; outputs of a part that use the same taps form a group. A part
 // is some images of a small map, whose positions fill lanes badly and whose border is much of it; or a rectangle of a
-// larger one, with zeros around it, where there is one phase; or, channels last, a run
-// of positions of any map.
+// larger one, with zeros around it, where there is one phase; or, channels last, a run of positions of any map.
 struct ChannelLanes {
   struct Group {
     std::vector<i64> taps;     // of the phase; ascending
