@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 #include <sstream>
@@ -142,7 +143,10 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     for (const ChannelLanes::Group& group : groups[phase]) all += cost(group);
     return all;
   };
-  auto with_zeros = [&](std::size_t phase) { return groups[phase].size() > 1 && cost(together[phase]) < apart(phase); };
+  auto with_zeros = [&](std::size_t phase) {
+    return groups[phase].size() > 1 ? cost(together[phase]) : std::numeric_limits<double>::infinity();
+  };
+  const i64 weights = layer.taps() * layer.rows * layer.cols * bytes;
   std::optional<ChannelLanes> best;
   for (i64 images = most; images > 0; images /= 2) {
     map.images = piece(call.batch, images);
@@ -157,10 +161,8 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
     map.sums = outputs * (map.chunk + lanes);
     map.cycles = 0;
-    for (std::size_t phase = 0; phase < groups.size(); ++phase)
-      map.cycles += with_zeros(phase) ? cost(together[phase]) : apart(phase);
+    for (std::size_t phase = 0; phase < groups.size(); ++phase) map.cycles += std::min(with_zeros(phase), apart(phase));
     map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
-    const i64 weights = layer.taps() * layer.rows * layer.cols * bytes;
     if (weights > kFarWeights) map.cycles += kFetch * static_cast<double>(weights * (map.parts - 1));
     if (!call.reads_last)
       map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * ceil_div(layer.rows, map.chunk));
@@ -169,7 +171,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
   map = std::move(*best);
   // With few positions it is better to multiply some zeros than to take the weights several times.
   for (std::size_t phase = 0; phase < groups.size(); ++phase) {
-    if (with_zeros(phase)) {
+    if (with_zeros(phase) < apart(phase)) {
       groups[phase] = {std::move(together[phase])};
       map.zeros = true;
       continue;

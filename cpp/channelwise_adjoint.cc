@@ -1,6 +1,7 @@
 #include "channelwise_adjoint.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "scratch.h"
 #include "threads.h"
@@ -23,8 +24,8 @@ std::optional<ChannelwiseAdjoint<T>> ChannelwiseAdjoint<T>::pack(const Layer& la
   ChannelwiseAdjoint adjoint;
   adjoint.layer_ = layer;
   adjoint.kernels_ = &kernels;
-  adjoint.weights_.assign(w, w + layer.groups * layer.taps());
-  adjoint.weights_.resize(adjoint.weights_.size() + static_cast<std::size_t>(kernels.lanes));
+  adjoint.weights_.resize(static_cast<std::size_t>(layer.groups * layer.taps() + kernels.lanes));
+  std::copy_n(w, layer.groups * layer.taps(), adjoint.weights_.data());
   return adjoint;
 }
 
@@ -76,11 +77,7 @@ void ChannelwiseAdjoint<T>::rows(const Call& call, i64 image, i64 first, i64 las
       }
   }
   for (i64 row = first; row < last; ++row, y += call.out[2])
-    for (i64 j = 0; j < count; ++j, sums += lanes) {
-      T sum = 0;
-      for (i64 lane = 0; lane < lanes; ++lane) sum += sums[lane];
-      y[j] = sum + bias;
-    }
+    for (i64 j = 0; j < count; ++j, sums += lanes) y[j] = std::accumulate(sums, sums + lanes, T(0)) + bias;
 }
 
 template <typename T>

@@ -1,6 +1,7 @@
 #include "execute.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "channel_lanes.h"
 #include "panel.h"
@@ -151,7 +152,9 @@ class Execution {
     const i64 phases = packing_.fused ? 1 : part.strips * step;
     thread_local std::vector<T*> outputs;
     const bool direct = find_outputs(segments, outputs);
-    Writer<T> writer(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
+    std::optional<Writer<T>> writer;
+    if (!direct)
+      writer.emplace(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
                      layer_.groups * layer_.rows * call_.out[0] * call_.out[1] * call_.out[2], sums + schedule_.sums,
                      call_.writes_last ? layer_.rows : 1);
     const i64 pitch = width * (call_.writes_last ? part.rows : 1);
@@ -167,7 +170,7 @@ class Execution {
         for (i64 phase = 0; phase < phases; ++phase)
           multiply(source, first_phase + phase, one, r, i > 0, row, rows, panel, sums + phase * pitch, ahead, to);
       }
-      if (!direct) write(writer, one, width, sums);
+      if (writer) write(*writer, one, width, sums);
     }
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <vector>
 
 #include "plan.h"
@@ -59,11 +60,7 @@ class Dotted final : public WeightGradient<T> {
       std::fill_n(sums, taps * lanes_, T(0));
       std::fill(numbers.begin(), numbers.end(), -1);
       sum_tile(task, tile, sums, x, held, numbers);
-      for (i64 t = 0; t < taps; ++t) {
-        T sum = 0;
-        for (i64 lane = 0; lane < lanes_; ++lane) sum += sums[t * lanes_ + lane];
-        out[t] += sum;
-      }
+      for (i64 t = 0; t < taps; ++t) out[t] += std::accumulate(sums + t * lanes_, sums + (t + 1) * lanes_, T(0));
     }
   }
 

@@ -16,6 +16,7 @@ constexpr double kSerialCycles = 1e5;  // the same, where they are known
 constexpr i64 kMaxVectors = 12;        // vectors of positions in a tile
 constexpr i64 kFewRows = 32;           // rows of products up to which copying counts:
 constexpr i64 kMaxVectorsOfFewRows = 64;
+constexpr i64 kMostAcross = 65;   // tiles next to each other, unless rows are longer
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
 constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
 constexpr i64 kMostGroups = 32;   // in a task
@@ -257,7 +258,7 @@ class Scheduler {
     auto consider = [&](i64 rows, i64 across, bool joined) {
       const i64 wide = ceil_div(row_vectors, across), length = (joined ? row : wide * lanes_) + lines.extra();
       const i64 vectors = joined ? ceil_div(rows * length - lines.extra(), lanes_) : rows * wide;
-      if (vectors > most || rows > column) return false;
+      if (vectors > most) return false;
       const i64 all = lines.count(rows);
       const i64 at_once = rows > 1 ? all : std::min(all, places_ + 2 * (s_.axis[2].in_step - 1));
       if (!panel_fits(at_once, length)) return false;
@@ -276,7 +277,8 @@ class Scheduler {
       return true;
     };
     const i64 tallest = lines.height() > kTallWindow ? 1 : column;
-    for (i64 across = ceil_div(row_vectors, most); across <= std::min<i64>(row_vectors, 65); ++across)
+    const i64 fewest = ceil_div(row_vectors, most);  // tiles next to each other
+    for (i64 across = fewest; across <= std::min(row_vectors, std::max(fewest, kMostAcross)); ++across)
       for (i64 rows = 1; rows <= tallest && consider(rows, across, false); ++rows) {
       }
     if (row % lanes_ != 0)

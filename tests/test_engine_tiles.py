@@ -154,3 +154,11 @@ def test_zero_weights_between_channels_are_not_multiplied(kernel, stride, adjoin
     grouped = engine.Packed(apart, None, geometry, 5, adjoint=adjoint)
     dense_layer = engine.Packed(dense, None, geometry, 1, adjoint=adjoint)
     np.testing.assert_array_equal(dense_layer.run(x, geometry, result), grouped.run(x, geometry, result))
+
+
+def test_rows_longer_than_all_tiles_considered_are_copied_once():
+    rng = np.random.default_rng(6)
+    geometry = Geometry.from_padding((7,), stride=2, padding=3)
+    w, x = (rng.standard_normal(s).astype(np.float32) for s in ((2, 40, 7), (1, 2, 30000)))
+    for why in run_all_ways(w, x, geometry, 1, geometry.output_size((30000,)), adjoint=False):
+        assert "copied once per row" in why
