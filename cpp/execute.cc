@@ -237,6 +237,7 @@ class Execution {
       Product<T> p;
       p.w = weights + (row * c.taps + first_tap * height) * columns;
       p.w_tap_stride = columns * height;
+      p.w_step = height;
       p.x_offset = x_offset;
       p.x_stride = (r.line_last - r.line_first) * source.line();
       p.taps = taps;

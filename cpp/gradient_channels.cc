@@ -144,6 +144,7 @@ class Multiplied final : public WeightGradient<T> {
       Product<T> p;
       p.w = inputs + c * lines * at.across;
       p.w_tap_stride = at.across * height;
+      p.w_step = height;
       p.x_offset = offset;
       p.x_stride = layer.stride[2] * width;
       p.x_vector = in_.kernels.lanes;

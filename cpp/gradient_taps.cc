@@ -176,10 +176,12 @@ class Unfolded final : public WeightGradient<T> {
     p.accumulate = true;
     for (i64 v = 0; v < vectors; v += widest)
       for (i64 c = 0; c < part.columns; c += target.tile_rows) {
+        const i64 height = std::min<i64>(target.tile_rows, part.columns - c);
         p.w = inputs + c * positions;
+        p.w_step = height;
         p.x = gradient + v * lanes_;
         p.c = sum + c * part.width + v * lanes_;
-        in_.kernels.product[std::min<i64>(target.tile_rows, part.columns - c)][std::min(widest, vectors - v)](p);
+        in_.kernels.product[height][std::min(widest, vectors - v)](p);
       }
   }
 

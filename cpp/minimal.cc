@@ -188,6 +188,7 @@ class Execution {
       Product<T> p;
       p.w = weights + c * height;
       p.w_tap_stride = layer_.cols * height;
+      p.w_step = height;
       p.x_offset = x_offset;
       p.x_stride = width;
       p.x_vector = target_.lanes;

@@ -55,8 +55,16 @@ struct MinimalPacking {
 // Nothing where no axis can be filtered.
 std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Target& target, bool last);
 
+// One axis of a call, whose positions are sets of outputs: the stride is stretched by their number.
+struct SetAxis {
+  AxisPlan plan;
+  std::vector<i64> reach;  // offsets of the inputs of a set, ascending
+  i64 fused = 0;           // positions that are not sets
+};
+SetAxis plan_sets(const Layer& layer, const Call& call, const MinimalAxis& axis, std::size_t a);
+
 struct MinimalSchedule {
-  AxisPlan axis[kAxes];  // a position is a set of outputs: the stride is stretched by their number
+  AxisPlan axis[kAxes];  // of sets of outputs
   Window window;
   i64 positions = 0, width = 0, tiles = 0;  // in all, of a tile, how many tiles
   i64 chunk = 0, parts = 1, part = 0;       // channels transformed back at a time; tasks per tile; their channels

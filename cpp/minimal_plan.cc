@@ -28,15 +28,6 @@ constexpr double kWeightByte = 1 / 12.0;
 constexpr double kTask = 500;
 constexpr double kLate = 0.15;  // of a task: threads do not begin together
 
-// What the tiles of one axis are.
-AxisPlan stretch(const AxisPlan& fused, const MinimalAxis& axis) {
-  AxisPlan plan = fused;
-  plan.positions = ceil_div(fused.positions, axis.outputs());
-  plan.in_step = axis.outputs();
-  plan.out_step = fused.out_step * axis.outputs();
-  return plan;
-}
-
 MinimalPacking::Line split_line(const MinimalAxis* axis, i64 line) {
   i64 at[kAxes];
   for (int a = kAxes - 1; a >= 0; --a) {
@@ -117,6 +108,20 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
   return p;
 }
 
+SetAxis plan_sets(const Layer& layer, const Call& call, const MinimalAxis& axis, std::size_t a) {
+  SetAxis sets;
+  sets.plan =
+      plan_axis(call.in[a], call.out[a], layer.kernel[a], layer.stride[a], layer.dilation[a], call.lo[a], true, true);
+  const std::vector<i64>& offset = sets.plan.phases[0].offset;
+  sets.reach.assign(offset.rbegin(), offset.rend());
+  while (axis.filtered && sets.reach.size() < 4) sets.reach.push_back(sets.reach.back() + 1);
+  sets.fused = sets.plan.positions;
+  sets.plan.positions = ceil_div(sets.fused, axis.outputs());
+  sets.plan.in_step = axis.outputs();
+  sets.plan.out_step *= axis.outputs();
+  return sets;
+}
+
 std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
                                             const Packing& direct, const Target& target, int threads,
                                             Filtering filtering) {
@@ -124,16 +129,13 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   const i64 lanes = target.lanes, bytes = target.number_bytes;
   double image = 1, direct_image = 1;
   i64 steps = 1;
-  std::vector<i64> reach[kAxes];  // offsets of the inputs of a tile, ascending
+  std::vector<i64> reach[kAxes];
   for (std::size_t a = 0; a < kAxes; ++a) {
-    const AxisPlan fused =
-        plan_axis(call.in[a], call.out[a], layer.kernel[a], layer.stride[a], layer.dilation[a], call.lo[a], true, true);
-    s.axis[a] = stretch(fused, packing.axis[a]);
-    reach[a].assign(fused.phases[0].offset.rbegin(), fused.phases[0].offset.rend());
-    if (packing.axis[a].filtered)
-      while (reach[a].size() < 4) reach[a].push_back(reach[a].back() + 1);
+    SetAxis sets = plan_sets(layer, call, packing.axis[a], a);
+    s.axis[a] = std::move(sets.plan);
+    reach[a] = std::move(sets.reach);
     image *= static_cast<double>(s.axis[a].positions);
-    direct_image *= static_cast<double>(direct.fused ? fused.positions : ceil_div(call.out[a], layer.stride[a]));
+    direct_image *= static_cast<double>(direct.fused ? sets.fused : ceil_div(call.out[a], layer.stride[a]));
     steps *= s.axis[a].out_step;
   }
   if (image == 0 || call.batch == 0) return {};

@@ -6,6 +6,7 @@
 #include "gradient_channels.h"
 #include "gradient_channelwise.h"
 #include "gradient_inputs.h"
+#include "gradient_minimal.h"
 #include "gradient_taps.h"
 #include "scratch.h"
 #include "threads.h"
@@ -20,12 +21,16 @@ constexpr double kSerialCycles = 2e5;  // below which waking another thread cost
 }  // namespace
 
 template <typename T>
-void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, int threads, const T* x,
-                     const T* grad_y, T* grad_w) {
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Filtering filtering, int threads,
+                     const T* x, const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
   for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_inputs<T>})
     if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
+  if (filtering != Filtering::kNever)
+    if (auto filtered = gradient_minimal(inputs);
+        filtered && (filtered->cost < way->cost || filtering == Filtering::kAlways))
+      way = std::move(filtered);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
@@ -43,9 +48,9 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
     for (i64 i = 0; i < size; ++i) grad_w[i] += partial.data()[(s - 1) * size + i];
 }
 
-template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, int, const float*, const float*,
-                                     float*);
-template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, int, const double*,
+template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, Filtering, int, const float*,
+                                     const float*, float*);
+template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, Filtering, int, const double*,
                                       const double*, double*);
 
 }  // namespace upscore

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "minimal.h"
 
 namespace upscore {
 
@@ -9,8 +10,8 @@ namespace upscore {
 // gradient grad_y (batch, groups*rows, *out). Overwrites grad_w. The cut into tasks, tiles and slices depends
 // on the sizes alone, so the order of additions, and with it the bits, does not depend on the threads.
 template <typename T>
-void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, int threads, const T* x,
-                     const T* grad_y, T* grad_w);
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Filtering filtering, int threads,
+                     const T* x, const T* grad_y, T* grad_w);
 
 // One way to compute it: `tasks` independent parts of grad_w, each a sum over `tiles` of positions.
 template <typename T>

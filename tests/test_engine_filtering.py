@@ -100,6 +100,30 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
         np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [64, 21])
+@pytest.mark.parametrize("name", FILTERED)
+def test_weight_gradient_by_minimal_filtering(name, channels, dtype):
+    rng = np.random.default_rng(7)
+    inputs, _, n, geometry = FILTERED[name]
+    draws = rng.standard_normal, lambda shape: rng.integers(-4, 5, shape)
+    for draw, exact in zip(draws, (False, True), strict=True):
+        x = draw((2, inputs, *n)).astype(dtype)
+        grad_y = draw((2, channels, *geometry.output_size(n))).astype(dtype)
+
+        def gradient(filtering, threads, x=x, grad_y=grad_y):
+            return engine.weight_gradient(x, grad_y, geometry, 1, channels, threads, filtering)
+
+        plain, filtered = gradient(engine.Filtering.NEVER, 1), gradient(engine.Filtering.ALWAYS, 1)
+        if exact:  # small integers: sums and halves of them are
+            np.testing.assert_array_equal(filtered, plain)
+            continue
+        assert (filtered != plain).any(), "the filtered way was not taken"
+        difference = np.linalg.norm(filtered.astype(float) - plain) / np.linalg.norm(plain)
+        assert difference <= (1e-6 if dtype == np.float32 else 1e-14)
+        np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, 3), filtered)
+
+
 def test_channels_that_do_not_mix_are_never_filtered():
     """There are no products to save, and channels last have the same bits."""
     geometry = Geometry.from_padding((5, 4), stride=(3, 2), padding=1)

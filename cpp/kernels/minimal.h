@@ -84,6 +84,31 @@ void transform_rows(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64
   }
 }
 
+// Sets of vectors: inputs as above; two or three taps g to (g0, (g0 + g1 + g2)/2, (g0 - g1 + g2)/2, g2), without g1 of
+// two; one as it is.
+template <typename T, int kNumbers>
+void transform_sets(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch) {
+  for (i64 i = 0; i < sets; ++i, src += step, dst += kLanes<T>) {
+    const Vector<T> first = load(src);
+    if constexpr (kNumbers == 1) {
+      store(dst, first);
+    } else if constexpr (kNumbers == 4) {
+      const Vector<T> d1 = load(src + pitch), d2 = load(src + 2 * pitch), d3 = load(src + 3 * pitch);
+      store(dst, first - d2);
+      store(dst + dst_pitch, d1 + d2);
+      store(dst + 2 * dst_pitch, d2 - d1);
+      store(dst + 3 * dst_pitch, d1 - d3);
+    } else {
+      const Vector<T> middle = load(src + pitch), last = load(src + (kNumbers - 1) * pitch);
+      const Vector<T> even = (kNumbers == 3 ? first + last : first) * T(0.5), odd = middle * T(0.5);
+      store(dst, first);
+      store(dst + dst_pitch, even + odd);
+      store(dst + 2 * dst_pitch, even - odd);
+      store(dst + 3 * dst_pitch, last);
+    }
+  }
+}
+
 // dst = (s0 + s1 + s2, s1 - s2, s1 + s2 - s3) for three outputs, (s0 + s1 + s2, s1 - s2 - s3) for two.
 template <typename T>
 void transform_sums(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch) {

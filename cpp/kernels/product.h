@@ -17,7 +17,7 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
     const T* x = p.x + p.x_offset[tap];
     const T* w = p.w + tap * p.w_tap_stride;
     const T* ahead = p.ahead ? p.ahead[tap] : w + kPrefetchWeights / sizeof(T);
-    const i64 ahead_stride = p.ahead ? p.ahead_stride : MR;
+    const i64 ahead_stride = p.ahead ? p.ahead_stride : p.w_step;
     for (i64 column = 0; column < p.columns; ++column, ahead += ahead_stride) {
       __builtin_prefetch(ahead, 0, 2);
       Vector<T> xv[NV];
@@ -28,7 +28,7 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
 #pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) acc[r][v] += w[r] * xv[v];
       x += p.x_stride;
-      w += MR;
+      w += p.w_step;
     }
   }
 }

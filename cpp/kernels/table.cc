@@ -32,6 +32,10 @@ Kernels<T> table() {
   k.stream = stream<T>;
   k.transform_inputs = transform_inputs<T>;
   k.transform_rows = transform_rows<T>;
+  k.transform_sets[1] = transform_sets<T, 1>;
+  k.transform_sets[2] = transform_sets<T, 2>;
+  k.transform_sets[3] = transform_sets<T, 3>;
+  k.transform_sets[4] = transform_sets<T, 4>;
   k.transform_sums = transform_sums<T>;
   k.transform_outputs = transform_outputs<T>;
   k.copy_runs = copy_runs<T>;

@@ -189,11 +189,18 @@ class Packed:
 
 
 def weight_gradient(
-    x: Array, grad_y: Array, geometry: Geometry, groups: int, kernel_channels: int, threads: int = 0
+    x: Array,
+    grad_y: Array,
+    geometry: Geometry,
+    groups: int,
+    kernel_channels: int,
+    threads: int = 0,
+    filtering: Filtering = Filtering.WHERE_FASTER,
 ) -> Array:
     """The gradient of the transposed convolution's weights, ``(C_in, C_out/groups, *K)``.
 
-    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups.
+    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups; ``filtering`` as in
+    :class:`Packed`.
     """
     _check_range(geometry, x.shape[2:])
     threads = threads or _engine.thread_count()
@@ -202,7 +209,7 @@ def weight_gradient(
     stride, dilation = _three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1)
     lo = _three(tuple(a for a, _ in geometry.crop[lead:]), 0)
     if lead == 0:
-        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, threads)
+        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, filtering, threads)
         return grad_w
     grad_w[...] = 0
     for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead])):
@@ -211,7 +218,7 @@ def weight_gradient(
             continue
         part_x, part_y = (_merge_leading(a[pick], lead) for a, pick in zip((x, grad_y), picks, strict=True))
         part = np.empty((x.shape[1], kernel_channels, *geometry.kernel[lead:]), x.dtype)
-        _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, threads)
+        _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, filtering, threads)
         grad_w[_tap(tap)] = part
     return grad_w
 

@@ -1,0 +1,414 @@
+#include "gradient_minimal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "execute.h"
+#include "minimal.h"
+#include "scratch.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kSumBytes = 640 << 10;     // transformed gradients of a task
+constexpr i64 kPanelBytes = 768 << 10;   // both operands of a tile, transformed
+constexpr i64 kTurnedBytes = 192 << 10;  // what a row of sets reads, one vector of channels, channels last
+constexpr i64 kSpareBytes = 192 << 10;   // the same, while it is transformed
+constexpr i64 kMostAcross = 64;          // sets of a row
+constexpr i64 kMostSets = 256;           // in registers
+constexpr i64 kFewSets = 12;             // that are worth a tile
+
+// Cycles, for choosing; only their proportions matter.
+constexpr double kProduct = 0.54;  // a vector times a number, added
+constexpr double kSum = 4;         // a vector of sums to registers and back
+constexpr double kTurn = 0.7;      // a number
+constexpr double kCall = 30;       // of a kernel
+constexpr double kPass = 2.5;      // a vector transformed along an axis
+constexpr double kAgainst = 0.87;  // the other ways take longer than they estimate
+constexpr double kEnd = 6;         // a vector of sums transformed back, and of gradients written
+
+template <typename T>
+class Filtered final : public WeightGradient<T> {
+ public:
+  Filtered(const GradientInputs<T>& inputs, MinimalPacking packing)
+      : in_(inputs), p_(std::move(packing)), lanes_(in_.kernels.lanes) {
+    for (std::size_t a = 0; a < kAxes; ++a) {
+      sets_[a] = plan_sets(in_.layer, in_.call, p_.axis[a], a);
+      outputs_[a] = p_.axis[a].outputs();
+      lines_[a] = p_.axis[a].lines();
+      points_[a] = p_.axis[a].points();
+    }
+    for (i64 phase = 0; phase < p_.phases; ++phase) {
+      first_place_.push_back(places_);
+      for (i64 point = 0; point < p_.points; ++point) places_ += place(point, phase) >= 0;
+    }
+    first_place_.push_back(places_);
+    line_of_.resize(static_cast<std::size_t>(p_.lines));
+    for (i64 line = 0; line < p_.lines; ++line) line_of_[static_cast<std::size_t>(p_.line_place(line))] = line;
+    cut();
+  }
+
+  bool usable() const { return this->tiles > 0; }
+
+  void compute(i64 task, i64 first_tile, i64 last_tile, T* grad_w) const override {
+    const Part part = part_of(task);
+    const i64 sums = (last_place(part) - first_place(part)) * p_.taps * part.columns * part.width(lanes_);
+    T* const sum = scratch<T>(static_cast<std::size_t>(sums + scratch_));
+    std::fill_n(sum, sums, T(0));
+    T *inputs = sum + sums, *gradient = inputs + inputs_, *turned = gradient + gradients_, *spare = turned + turned_;
+    for (i64 tile = first_tile; tile < last_tile; ++tile) {
+      const i64 left = tile % per_row_ * across_, row = tile / per_row_ * down_;
+      const i64 count = std::min(across_, sets_[2].plan.positions - left), rows = std::min(down_, set_rows() - row);
+      // Rows below each other lie near each other in memory; channels do not.
+      auto each_row = [&](i64 channels, auto&& visit) {
+        for (i64 v = 0; v * lanes_ < channels; ++v)
+          for (i64 r = 0; r < rows; ++r) visit(v, Row{row + r, left, count, r * count, rows * count});
+      };
+      each_row(part.columns, [&](i64 v, const Row& at) { transform_inputs(part, at, v, turned, spare, inputs); });
+      each_row(part.rows, [&](i64 v, const Row& at) { transform_gradient(part, at, v, turned, spare, gradient); });
+      multiply(part, rows * count, inputs, gradient, sum);
+    }
+    transform_back(part, sum, inputs, grad_w);
+  }
+
+ private:
+  // A part of the channels, and of the phases of the leading axes.
+  struct Part {
+    i64 group, row, rows, column, columns, lead, leads;
+    i64 width(i64 lanes) const { return round_up(rows, lanes); }
+  };
+  // Sets next to each other: their row, counted over images and both leading axes, the first of them, their number, and
+  // where they begin among all sets of the tile.
+  struct Row {
+    i64 number, left, count, place, all;
+  };
+
+  i64 place(i64 point, i64 phase) const { return p_.place[static_cast<std::size_t>(point * p_.phases + phase)]; }
+  i64 all_leads() const { return in_.layer.stride[0] * in_.layer.stride[1]; }
+  i64 first_place(const Part& part) const {
+    return first_place_[static_cast<std::size_t>(part.lead * in_.layer.stride[2])];
+  }
+  i64 last_place(const Part& part) const {
+    return first_place_[static_cast<std::size_t>((part.lead + part.leads) * in_.layer.stride[2])];
+  }
+  i64 set_rows() const { return in_.call.batch * sets_[0].plan.positions * sets_[1].plan.positions; }
+  i64 input_span() const {  // inputs that a row of sets reads
+    const std::vector<i64>& reach = sets_[2].reach;
+    return (across_ - 1) * sets_[2].plan.in_step + reach.back() - reach.front() + 1;
+  }
+
+  // The cheapest of the cuts into tasks and tiles that fit.
+  void cut() {
+    const Layer& layer = in_.layer;
+    const i64 bytes = sizeof(T), positions = sets_[2].plan.positions, rows = set_rows();
+    if (positions * rows == 0) return;
+    const i64 reach = sets_[2].reach.back() - sets_[2].reach.front(), vector = lanes_ * bytes;
+    const i64 height = std::min<i64>(in_.kernels.tile_rows, lanes_);
+    const i64 axes = static_cast<i64>(p_.filtered.size());
+    double least = std::numeric_limits<double>::infinity();
+    Cut best;
+    for (i64 leads = all_leads(); leads >= 1; leads = leads > 1 ? piece(all_leads(), leads - 1) : 0) {
+      // Sets of a row, whose inputs and gradients are turned together.
+      const i64 input_rows = lines_[0] * lines_[1], gradient_rows = leads * outputs_[0] * outputs_[1];
+      const i64 fit = kTurnedBytes / vector;
+      if (reach > fit / input_rows) return;
+      const i64 across =
+          std::min({positions, kMostAcross, (fit / input_rows - reach - 1) / sets_[2].plan.in_step + 1,
+                    fit / (gradient_rows * sets_[2].plan.out_step), kSpareBytes / (2 * vector * p_.lines)});
+      if (across < 1) continue;
+      for (i64 cols = round_up(layer.cols, lanes_); cols >= lanes_; cols = cols > lanes_ ? halved(cols) : 0)
+        for (i64 wide = round_up(layer.rows, lanes_); wide >= lanes_; wide = wide > lanes_ ? halved(wide) : 0) {
+          const double share = static_cast<double>(leads) / static_cast<double>(all_leads());
+          const i64 phases = leads * layer.stride[2];
+          const i64 sums = ceil_div(places_ * leads, all_leads()) * p_.taps * std::min(cols, layer.cols) * wide;
+          const i64 per_set = p_.lines * cols + phases * p_.points * wide;
+          if (sums > kSumBytes / bytes) continue;
+          const i64 most = std::min({kPanelBytes / (per_set * bytes), kMostSets, positions * rows});
+          Cut c{cols, wide, leads, piece(positions, std::min(across, std::max<i64>(most, 1))), 1};
+          c.down = piece(rows, std::clamp<i64>(most / c.across, 1, rows));
+          const double sets = static_cast<double>(c.across * c.down), v = static_cast<double>(wide / lanes_);
+          if (per_set * c.across * bytes > kPanelBytes) continue;
+          if (c.across * c.down < std::min(kFewSets, positions * rows)) continue;
+          const double places = static_cast<double>(places_ * p_.taps) * share;
+          const double columns = static_cast<double>(round_up(std::min(cols, layer.cols), height));
+          const double calls = columns / static_cast<double>(height) * std::ceil(v / 3);
+          const double products =
+              places * (columns * v * (kProduct * (v == 1 ? 1.1 : 1) + kSum / sets) + calls * kCall / sets);
+          // Of the rows that are turned, and of their points.
+          auto operand = [&](i64 vectors, i64 rows, i64 step, i64 points) {
+            const double numbers = static_cast<double>(rows * step * lanes_),
+                         lines = static_cast<double>(points * axes);
+            const double begun = static_cast<double>(rows) + lines / 4;
+            return static_cast<double>(vectors) *
+                   (numbers * kTurn + lines * kPass + begun * kCall / static_cast<double>(c.across));
+          };
+          const double inputs = operand(cols / lanes_, input_rows, sets_[2].plan.in_step, p_.lines);
+          const double gradients = operand(wide / lanes_, gradient_rows, sets_[2].plan.out_step, phases * p_.points);
+          const double tasks = static_cast<double>(ceil_div(layer.cols, cols) * ceil_div(layer.rows, wide) *
+                                                   ceil_div(all_leads(), leads));
+          const double all = tasks * ((products + inputs + gradients) * static_cast<double>(positions * rows) +
+                                      places * columns * v * kEnd);
+          if (all >= least) continue;
+          least = all;
+          best = c;
+        }
+    }
+    if (best.across == 0) return;
+    columns_ = best.columns;
+    rows_ = best.rows;
+    leads_ = best.leads;
+    across_ = best.across;
+    down_ = best.down;
+    per_row_ = ceil_div(positions, across_);
+    column_parts_ = ceil_div(layer.cols, columns_);
+    row_parts_ = ceil_div(layer.rows, rows_);
+    lead_parts_ = ceil_div(all_leads(), leads_);
+    const i64 all = across_ * down_;
+    inputs_ =
+        std::max(p_.lines * columns_ * all, (layer.taps() + kMostLines + 1) * rows_);  // used for weights in the end
+    gradients_ = leads_ * layer.stride[2] * p_.points * rows_ * all;
+    turned_ = std::max(lines_[0] * lines_[1] * input_span(),
+                       leads_ * outputs_[0] * outputs_[1] * across_ * sets_[2].plan.out_step) *
+              lanes_;
+    scratch_ = inputs_ + gradients_ + turned_ + 2 * p_.lines * across_ * lanes_;
+    this->tasks = layer.groups * column_parts_ * row_parts_ * lead_parts_;
+    this->tiles = per_row_ * ceil_div(rows, down_);
+    this->cost = kAgainst * least / static_cast<double>(in_.call.batch * in_.in_plane());
+  }
+
+  struct Cut {
+    i64 columns = 0, rows = 0, leads = 0, across = 0, down = 0;
+  };
+  i64 halved(i64 channels) const { return round_up(channels / 2, lanes_); }
+
+  Part part_of(i64 task) const {
+    Part part;
+    part.lead = task % lead_parts_ * leads_;
+    task /= lead_parts_;
+    part.row = task % row_parts_ * rows_;
+    task /= row_parts_;
+    part.column = task % column_parts_ * columns_;
+    part.group = task / column_parts_;
+    part.rows = std::min(rows_, in_.layer.rows - part.row);
+    part.columns = std::min(columns_, in_.layer.cols - part.column);
+    part.leads = std::min(leads_, all_leads() - part.lead);
+    return part;
+  }
+
+  // `count` numbers of a row, of up to a vector of channels, channels last; zeros for what is outside.
+  void turn(const T* plane, const T* end, i64 channels, const Size& size, i64 z, i64 y, i64 x, i64 count, T* to) const {
+    const bool exists = z >= 0 && z < size[0] && y >= 0 && y < size[1];
+    const i64 skip = exists ? std::clamp<i64>(-x, 0, count) : count;
+    const i64 stop = exists ? std::clamp<i64>(size[2] - x, skip, count) : count;
+    std::fill_n(to, skip * lanes_, T(0));
+    if (stop > skip)
+      in_.kernels.transpose(plane + (z * size[1] + y) * size[2] + x + skip, end, size[0] * size[1] * size[2], channels,
+                            stop - skip, nullptr, to + skip * lanes_, lanes_);
+    std::fill_n(to + stop * lanes_, (count - stop) * lanes_, T(0));
+  }
+
+  // Numbers of a row of sets, [z][y][x] vectors, `across` from one x to the next and `step` from a set to the next, to
+  // their points, `pitch` from one point to the next.
+  struct Numbers {
+    const i64 *count, *points;  // per axis
+    i64 z_pitch, y_pitch, across, step;
+  };
+  void transform(const Numbers& n, const T* from, i64 sets, T* spare, T* to, i64 pitch) const {
+    const i64 length = sets * lanes_;
+    const bool deep = p_.axis[0].filtered, down = p_.axis[1].filtered;
+    const i64 nx = p_.axis[2].filtered ? n.count[2] : 1, mx = n.points[2], my = n.points[1];
+    T *a = deep || down ? spare : to, *b = deep ? spare + p_.lines * length : to;
+    const i64 a_pitch = deep || down ? length : pitch, b_pitch = deep ? length : pitch;
+    for (i64 z = 0; z < n.count[0]; ++z)
+      for (i64 y = 0; y < n.count[1]; ++y) {
+        const T* row = from + z * n.z_pitch + y * n.y_pitch;
+        T* dst = a + (z * n.count[1] + y) * mx * a_pitch;
+        if (p_.axis[2].filtered)
+          in_.kernels.transform_sets[nx](row, n.across, n.step, sets, dst, a_pitch);
+        else
+          for (i64 x = 0; x < mx; ++x)
+            in_.kernels.transform_sets[1](row + shift(x) * n.across, 0, n.step, sets, dst + x * a_pitch, 0);
+      }
+    if (down)
+      for (i64 z = 0; z < n.count[0]; ++z)
+        for (i64 x = 0; x < mx; ++x)
+          in_.kernels.transform_sets[n.count[1]](a + (z * n.count[1] * mx + x) * a_pitch, mx * a_pitch, lanes_, sets,
+                                                 b + (z * my * mx + x) * b_pitch, mx * b_pitch);
+    else
+      b = a;
+    if (deep)
+      for (i64 i = 0; i < my * mx; ++i)
+        in_.kernels.transform_sets[n.count[0]](b + i * length, my * mx * length, lanes_, sets, to + i * pitch,
+                                               my * mx * pitch);
+  }
+  // Of a tap of the last axis, where it is not filtered.
+  i64 shift(i64 tap) const { return sets_[2].reach[static_cast<std::size_t>(tap)] - sets_[2].reach[0]; }
+
+  void place_of(const Row& at, i64& image, i64& z, i64& y) const {
+    y = at.number % sets_[1].plan.positions;
+    z = at.number / sets_[1].plan.positions % sets_[0].plan.positions;
+    image = at.number / (sets_[1].plan.positions * sets_[0].plan.positions);
+  }
+
+  // inputs[line][vector of columns][set][lane]
+  void transform_inputs(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* inputs) const {
+    const Layer& layer = in_.layer;
+    const i64 channels = layer.groups * layer.cols, plane = in_.in_plane(), vectors = ceil_div(part.columns, lanes_);
+    i64 image, z, y;
+    place_of(at, image, z, y);
+    const i64 left = at.left * sets_[2].plan.in_step + sets_[2].reach[0], span = input_span();
+    const Numbers numbers{lines_,        lines_, lines_[1] * span * lanes_,
+                          span * lanes_, lanes_, sets_[2].plan.in_step * lanes_};
+    const T* from = in_.x + (image * channels + part.group * layer.cols + part.column + v * lanes_) * plane;
+    for (i64 lz = 0; lz < lines_[0]; ++lz)
+      for (i64 ly = 0; ly < lines_[1]; ++ly)
+        turn(from, in_.x + in_.call.batch * channels * plane, std::min(lanes_, part.columns - v * lanes_), in_.call.in,
+             z * sets_[0].plan.in_step + sets_[0].reach[static_cast<std::size_t>(lz)],
+             y * sets_[1].plan.in_step + sets_[1].reach[static_cast<std::size_t>(ly)], left, span,
+             turned + (lz * lines_[1] + ly) * span * lanes_);
+    transform(numbers, turned, at.count, spare, inputs + (v * at.all + at.place) * lanes_, vectors * at.all * lanes_);
+  }
+
+  // gradient[phase][point][vector of rows][set][lane]
+  void transform_gradient(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* gradient) const {
+    const Layer& layer = in_.layer;
+    const i64 channels = layer.groups * layer.rows, plane = in_.out_plane(), vectors = ceil_div(part.rows, lanes_);
+    const i64 span = at.count * sets_[2].plan.out_step, phases = layer.stride[2];
+    const i64 rows = outputs_[0] * outputs_[1], pitch = vectors * at.all * lanes_;
+    i64 image, z, y;
+    place_of(at, image, z, y);
+    const Numbers numbers{outputs_,      points_,         outputs_[1] * span * lanes_,
+                          span * lanes_, phases * lanes_, sets_[2].plan.out_step * lanes_};
+    const T* from = in_.grad_y + (image * channels + part.group * layer.rows + part.row + v * lanes_) * plane;
+    for (i64 lead = 0; lead < part.leads; ++lead) {
+      const i64 rz = (part.lead + lead) / layer.stride[1], ry = (part.lead + lead) % layer.stride[1];
+      for (i64 i = 0; i < rows; ++i)
+        turn(from, in_.grad_y + in_.call.batch * channels * plane, std::min(lanes_, part.rows - v * lanes_),
+             in_.call.out, sets_[0].plan.base + z * sets_[0].plan.out_step + i / outputs_[1] * layer.stride[0] + rz,
+             sets_[1].plan.base + y * sets_[1].plan.out_step + i % outputs_[1] * layer.stride[1] + ry,
+             sets_[2].plan.base + at.left * sets_[2].plan.out_step, span, turned + i * span * lanes_);
+      for (i64 phase = 0; phase < phases; ++phase)
+        transform(numbers, turned + phase * lanes_, at.count, spare,
+                  gradient + (lead * phases + phase) * p_.points * pitch + (v * at.all + at.place) * lanes_, pitch);
+    }
+  }
+
+  // sum[place][tap][column][row] += inputs * gradient
+  void multiply(const Part& part, i64 sets, const T* inputs, const T* gradient, T* sum) const {
+    const i64 width = part.width(lanes_), vectors = width / lanes_, column_vectors = ceil_div(part.columns, lanes_);
+    const i64 height = std::min<i64>(in_.kernels.tile_rows, lanes_), phases = in_.layer.stride[2];
+    const i64 widest = most_vectors(static_cast<int>(height), in_.kernels.registers);
+    const i64 none = 0;
+    Product<T> p;
+    p.w_tap_stride = 0;
+    p.w_step = lanes_;
+    p.x_offset = &none;
+    p.x_stride = lanes_;
+    p.x_vector = sets * lanes_;
+    p.taps = 1;
+    p.columns = sets;
+    p.c_stride = width;
+    p.accumulate = true;
+    for (i64 phase = part.lead * phases; phase < (part.lead + part.leads) * phases; ++phase)
+      for (i64 point = 0; point < p_.points; ++point) {
+        if (place(point, phase) < 0) continue;
+        const T* e = gradient + ((phase - part.lead * phases) * p_.points + point) * vectors * sets * lanes_;
+        for (i64 tap = 0; tap < p_.taps; ++tap) {
+          const i64 line = line_of_[static_cast<std::size_t>(point * p_.taps + tap)];
+          T* to = sum + ((place(point, phase) - first_place(part)) * p_.taps + tap) * part.columns * width;
+          for (i64 c = 0; c < part.columns; c += height) {
+            const int h = static_cast<int>(std::min(height, part.columns - c));
+            p.w = inputs + (line * column_vectors + c / lanes_) * sets * lanes_ + c % lanes_;
+            for (i64 v = 0; v < vectors;) {
+              const i64 left = vectors - v;
+              const i64 n = left > widest && left < 2 * widest ? (left + 1) / 2 : std::min(left, widest);
+              p.x = e + v * sets * lanes_;
+              p.c = to + c * width + v * lanes_;
+              in_.kernels.product[h][n](p);
+              v += n;
+            }
+          }
+        }
+      }
+  }
+
+  // To grad_w[column][row][tap].
+  void transform_back(const Part& part, const T* sum, T* spare, T* grad_w) const {
+    const Layer& layer = in_.layer;
+    const i64 width = part.width(lanes_), taps = layer.taps(), phases = layer.stride[2];
+    const i64 window = static_cast<i64>(p_.tap.size()) / p_.phases, pitch = part.columns * width;
+    T *zeros = spare, *one = zeros + width, *all = one + kMostLines * width;
+    std::fill_n(zeros, width, T(0));
+    for (i64 c = 0; c < part.columns; ++c) {
+      T* const out = grad_w + ((part.group * layer.cols + part.column + c) * layer.rows + part.row) * taps;
+      for (i64 phase = part.lead * phases; phase < (part.lead + part.leads) * phases; ++phase) {
+        // one[line or place of the window][row]
+        for (i64 line = 0; line < p_.lines; ++line) {
+          const auto [point, tap] = p_.line[static_cast<std::size_t>(line)];
+          const i64 at = place(point, phase);
+          std::copy_n(at < 0 ? zeros : sum + ((at - first_place(part)) * p_.taps + tap) * pitch + c * width, width,
+                      one + line * width);
+        }
+        i64 size[kAxes] = {lines_[0], lines_[1], lines_[2]};
+        for (std::size_t a : p_.filtered) {
+          i64 outer = 1, inner = 1;
+          for (std::size_t b = 0; b < a; ++b) outer *= size[b];
+          for (std::size_t b = a + 1; b < kAxes; ++b) inner *= size[b];
+          size[a] = p_.axis[a].window;
+          for (i64 o = 0; o < outer; ++o)
+            for (i64 i = 0; i < inner; ++i) {
+              const T* four[4];
+              for (i64 k = 0; k < 4; ++k) four[k] = one + ((o * 4 + k) * inner + i) * width;
+              in_.kernels.transform_sums(four, width, static_cast<int>(size[a]),
+                                         one + (o * size[a] * inner + i) * width, inner * width);
+            }
+        }
+        for (i64 w = 0; w < window; ++w) {
+          const i64 tap = p_.tap[static_cast<std::size_t>(phase * window + w)];
+          if (tap >= 0) std::copy_n(one + w * width, width, all + tap * width);
+        }
+      }
+      if (part.leads == all_leads()) {
+        in_.kernels.interleave(all, width, taps, 0, part.rows * taps, nullptr, 0, out, false);
+        continue;
+      }
+      for (i64 phase = part.lead * phases; phase < (part.lead + part.leads) * phases; ++phase)
+        for (i64 w = 0; w < window; ++w) {
+          const i64 tap = p_.tap[static_cast<std::size_t>(phase * window + w)];
+          for (i64 r = 0; r < part.rows && tap >= 0; ++r) out[r * taps + tap] = all[tap * width + r];
+        }
+    }
+  }
+
+  const GradientInputs<T> in_;
+  const MinimalPacking p_;
+  const i64 lanes_;
+  SetAxis sets_[kAxes];
+  i64 outputs_[kAxes], lines_[kAxes], points_[kAxes];
+  std::vector<i64> first_place_;  // per phase, and of all at the end
+  std::vector<i64> line_of_;      // per point and tap
+  i64 places_ = 0;
+  i64 columns_ = 0, rows_ = 0, leads_ = 0, across_ = 0, down_ = 0;  // of a task; of a tile
+  i64 column_parts_ = 1, row_parts_ = 1, lead_parts_ = 1, per_row_ = 1;
+  i64 inputs_ = 0, gradients_ = 0, turned_ = 0, scratch_ = 0;
+};
+
+}  // namespace
+
+template <typename T>
+std::unique_ptr<WeightGradient<T>> gradient_minimal(const GradientInputs<T>& inputs) {
+  if (inputs.call.batch == 0) return nullptr;
+  auto packing = plan_minimal_packing(inputs.layer, target_of(inputs.kernels), false);
+  if (!packing) return nullptr;
+  auto products = std::make_unique<Filtered<T>>(inputs, std::move(*packing));
+  if (!products->usable()) return nullptr;
+  return products;
+}
+
+template std::unique_ptr<WeightGradient<float>> gradient_minimal<float>(const GradientInputs<float>&);
+template std::unique_ptr<WeightGradient<double>> gradient_minimal<double>(const GradientInputs<double>&);
+
+}  // namespace upscore
