@@ -26,7 +26,9 @@
 #include "cpu.h"
 #include "execute.h"
 #include "minimal.h"
+#include "minimal_adjoint.h"
 #include "pack.h"
+#include "scatter.h"
 #include "scratch.h"
 #include "threads.h"
 #include "turn.h"
@@ -38,7 +40,6 @@ using namespace nb::literals;
 namespace upscore {
 namespace {
 
-constexpr i64 kMostPhases = 16384;
 constexpr i64 kSlack = 16;              // packed weights are read in whole vectors
 constexpr std::size_t kSchedules = 64;  // remembered
 
@@ -84,13 +85,6 @@ Layer layer_of(const Size& kernel, const Size& stride, const Size& dilation, i64
   return layer;
 }
 
-i64 phases_of(const Layer& layer) {
-  i64 phases = 1;
-  if (layer.transposed)
-    for (i64 s : layer.stride) phases = s > kMostPhases ? kMostPhases + 1 : std::min(phases * s, kMostPhases + 1);
-  return phases;
-}
-
 // Of the one call that weights are packed for, if there is to be one: batch, input, output, crop, threads.
 using Sizes = std::optional<std::tuple<i64, Size, Size, Size, int>>;
 
@@ -117,15 +111,7 @@ class Plan {
       layer_.groups = layer_.rows;
       layer_.rows = layer_.cols = 1;
     }
-    if (phases_of(layer_) > kMostPhases) {
-      const auto size = diagonal_ ? diagonal.size() : w.size();
-      weights_.allocate(size);
-      std::copy_n(weights, size, weights_.data());
-      return;
-    }
-    channelwise_ = Channelwise<T>::pack(layer_, *kernels_, weights, last);
-    channelwise_adjoint_ = ChannelwiseAdjoint<T>::pack(layer_, *kernels_, weights);
-    if (channelwise_ || channelwise_adjoint_) return;
+    if ((way_ = way_of(weights, once))) return;
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
     if (once && !last) pack_for(*once);
@@ -136,17 +122,14 @@ class Plan {
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
     const Call call = call_of(x, y, lo, reads_last, writes_last);
-    if (reads_last || writes_last)
-      require(takes_last(call, threads, reads_last, writes_last), "channels last where channels_last says so");
     if (y.size() == 0) return;
     nb::gil_scoped_release release;
     const T* bias = bias_.empty() ? nullptr : bias_.data();
-    if (channelwise_) return channelwise_->execute(call, threads, bias, x.data(), y.data());
-    if (channelwise_adjoint_) return channelwise_adjoint_->execute(call, threads, bias, x.data(), y.data());
-    if (phases_of(layer_) > kMostPhases) {
-      scatter(layer_, call, weights_.data(), bias, x.data(), y.data());
-      return;
+    if (way_) {
+      require(way_->takes(call), "a call such as the weights were packed for");
+      return way_->execute(call, threads, bias, x.data(), y.data());
     }
+    if (reads_last || writes_last) require(takes_last(call, threads), "channels last where channels_last says so");
     const Schedules plan = schedules_of(call, threads);
     require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.minimal)
@@ -160,36 +143,42 @@ class Plan {
   // Whether this call can read, and whether it can write, channels last.
   std::pair<bool, bool> channels_last(i64 batch, Size in, Size out, Size lo, int threads) const {
     if (batch == 0) return {false, false};
-    if (channelwise_) return {channelwise_->channels_last(), channelwise_->channels_last()};
-    if (channelwise_adjoint_ || phases_of(layer_) > kMostPhases) return {false, false};
-    const Schedules plan = schedules_of({batch, in, out, lo, true, true}, threads);
+    const Call call{batch, in, out, lo, true, true};
+    if (way_) return {way_->takes(call), way_->takes(call)};
+    const Schedules plan = schedules_of(call, threads);
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
     return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_))};
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + (diagonal_ ? ": all weights between different channels are zero; " : ": ");
-    if (channelwise_) return isa + channelwise_->why({batch, in, out, lo}, threads);
-    if (channelwise_adjoint_) return isa + channelwise_adjoint_->why({batch, in, out, lo}, threads);
-    if (phases_of(layer_) > kMostPhases) return isa + "strides too large for phases: stamped input by input";
+    if (way_) return isa + way_->why({batch, in, out, lo}, threads);
     const Schedules plan = schedules_of({batch, in, out, lo, last_, last_}, threads);
     return isa + (plan.minimal ? plan.minimal->why : plan.direct->why);
   }
 
   std::size_t packed_bytes() const {
     const std::shared_ptr<Buffer<T>> minimal = std::atomic_load(&minimal_weights_);
-    const std::size_t plain = channelwise_           ? channelwise_->size()
-                              : channelwise_adjoint_ ? channelwise_adjoint_->size()
-                                                     : weights_.size();
-    return (plain + (minimal ? minimal->size() : 0)) * sizeof(T);
+    return ((way_ ? way_->size() : weights_.size()) + (minimal ? minimal->size() : 0)) * sizeof(T);
   }
   std::string isa() const { return isa_; }
 
  private:
-  bool takes_last(const Call& call, int threads, bool reads_last, bool writes_last) const {
+  // Of the layers that have one, with the weights packed for it.
+  std::unique_ptr<Way<T>> way_of(const T* w, const Sizes& once) const {
+    std::unique_ptr<Way<T>> way = scatter(layer_, w);
+    if (!way) way = channelwise(layer_, *kernels_, w, last_);
+    if (!way) way = channelwise_adjoint(layer_, *kernels_, w);
+    if (!way && once) {
+      const auto& [batch, in, out, lo, threads] = *once;
+      way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, filtering_);
+    }
+    return way;
+  }
+
+  bool takes_last(const Call& call, int threads) const {
     const auto [reads, writes] = channels_last(call.batch, call.in, call.out, call.lo, threads);
-    if (channelwise_ && reads_last != writes_last) return false;
-    return (reads || !reads_last) && (writes || !writes_last);
+    return (reads || !call.reads_last) && (writes || !call.writes_last);
   }
 
   Call call_of(const In<T>& x, const Out<T>& y, const Size& lo, bool reads_last, bool writes_last) const {
@@ -292,9 +281,8 @@ class Plan {
   Filtering filtering_;
   bool last_;  // packed to be run channels last
   Target target_{};
-  bool diagonal_ = false;  // found in dense weights
-  std::optional<Channelwise<T>> channelwise_;
-  std::optional<ChannelwiseAdjoint<T>> channelwise_adjoint_;
+  bool diagonal_ = false;        // found in dense weights
+  std::unique_ptr<Way<T>> way_;  // then nothing of what follows is made
   Packing packing_;
   Buffer<T> weights_;
   std::optional<MinimalPacking> minimal_packing_;

@@ -5,6 +5,7 @@
 #include "panel.h"
 #include "scratch.h"
 #include "threads.h"
+#include "turn.h"
 
 namespace upscore {
 namespace {
@@ -372,17 +373,7 @@ class Task {
 
   // [output][channel] to [channel][output]
   void turn(const T* from, i64 outputs, T* to) const {
-    const i64 lanes = kernels_.lanes, whole = outputs / lanes * lanes;
-    const T* const end = sums_ + map_.sums;
-    if (whole > 0) kernels_.transpose(from, end, pitch_, whole, rows_, nullptr, to, out_plane_);
-    if (whole == outputs) return;
-    if (whole > 0) {  // the last vector overlaps the one before
-      kernels_.transpose(from + (outputs - lanes) * pitch_, end, pitch_, lanes, rows_, nullptr, to + outputs - lanes,
-                         out_plane_);
-      return;
-    }
-    for (i64 row = 0; row < rows_; ++row)
-      for (i64 output = 0; output < outputs; ++output) to[row * out_plane_ + output] = from[output * pitch_ + row];
+    turn_outputs(kernels_, from, sums_ + map_.sums, pitch_, outputs, rows_, to, out_plane_);
   }
 
   const Layer& layer_;

@@ -12,42 +12,61 @@ namespace {
 constexpr i64 kCopyBytes = 256 << 10;  // of inputs, channels last
 constexpr i64 kSerialWork = 1 << 19;   // outputs below which waking another thread costs more
 
-}  // namespace
-
+// Weights in the order in which output rows meet them: [channel][phase of the leading axes][their
+// taps][shift][residue], and for channels last [phase of the leading axes][their taps][shift][residue][channel].
 template <typename T>
-std::vector<T> diagonal_of(const Layer& layer, const T* w) {
-  std::vector<T> diagonal;
-  if (layer.groups != 1 || layer.rows != layer.cols || layer.rows == 1) return diagonal;
-  const i64 taps = layer.taps();
-  for (i64 column = 0; column < layer.cols; ++column)
-    for (i64 row = 0; row < layer.rows; ++row)
-      if (row != column && !std::all_of(w + (column * layer.rows + row) * taps,
-                                        w + (column * layer.rows + row + 1) * taps, [](T v) { return v == T(0); }))
-        return diagonal;
-  for (i64 channel = 0; channel < layer.rows; ++channel) {
-    const T* kernel = w + channel * (layer.rows + 1) * taps;
-    diagonal.insert(diagonal.end(), kernel, kernel + taps);
+class Channelwise final : public Way<T> {
+ public:
+  static std::unique_ptr<Way<T>> pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last);
+
+  bool takes(const Call& call) const override {
+    return call.reads_last == call.writes_last && (call.reads_last ? pixels_ : rows_);
   }
-  return diagonal;
-}
+  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override;
+  std::string why(const Call& call, int threads) const override;
+  std::size_t size() const override { return weights_.size() + pixel_weights_.size(); }
+
+ private:
+  struct RowTap {
+    i64 z, y;  // offsets of the input row
+  };
+  struct RowPhase {
+    std::vector<RowTap> taps;
+    i64 weights;  // within a channel
+  };
+  // The inputs of one output row: per tap of its phase, the number of an input row, or -1 where there is none.
+  const RowPhase& find_inputs(const Call& call, i64 row, std::vector<i64>& inputs) const;
+
+  int useful_threads(const Call& call, int threads) const;
+  void rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x, T* y) const;
+  void pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x, T* y) const;
+
+  Layer layer_;                         // one group a channel
+  bool rows_ = false, pixels_ = false;  // channels first, last
+  const Kernels<T>* kernels_ = nullptr;
+  i64 channel_size_ = 0;
+  std::vector<i64> shift_;
+  std::vector<RowPhase> phases_;  // by residue of the leading axes
+  std::vector<T> weights_, pixel_weights_;
+};
 
 template <typename T>
-std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w,
-                                                   bool last) {
-  if (!layer.transposed || layer.rows != 1 || layer.cols != 1) return std::nullopt;
+std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last) {
+  if (!layer.transposed || layer.rows != 1 || layer.cols != 1) return nullptr;
   const i64 lanes = kernels.lanes, step = layer.stride[2];
-  Channelwise c;
+  auto way = std::make_unique<Channelwise>();
+  Channelwise& c = *way;
   c.layer_ = layer;
   c.kernels_ = &kernels;
   c.rows_ = step % lanes == 0;
   c.pixels_ = last && 2 * layer.groups >= lanes;
-  if (!c.rows_ && !c.pixels_) return std::nullopt;
+  if (!c.rows_ && !c.pixels_) return nullptr;
   // All taps of an output are summed in one go, as in other layers.
   i64 window = 1;
   for (std::size_t a = 0; a < kAxes; ++a) {
     const i64 extent = (layer.kernel[a] - 1) * layer.dilation[a] + 1;
     window *= layer.stride[a] == 1 ? layer.kernel[a] : ceil_div(extent, layer.stride[a]) + 1;
-    if (window > Limits::offsets) return std::nullopt;
+    if (window > Limits::offsets) return nullptr;
   }
   const std::vector<AxisPhase> across = axis_residues(layer.kernel[2], step, layer.dilation[2], true);
   c.shift_ = across[0].offset;
@@ -78,7 +97,7 @@ std::optional<Channelwise<T>> Channelwise<T>::pack(const Layer& layer, const Ker
         if (channel == 0) c.phases_.push_back(std::move(phase));
       }
   }
-  return c;
+  return way;
 }
 
 template <typename T>
@@ -261,9 +280,34 @@ std::string Channelwise<T>::why(const Call& call, int threads) const {
          (used == 1 ? " thread" : " threads");
 }
 
-template std::vector<float> diagonal_of<float>(const Layer&, const float*);
-template std::vector<double> diagonal_of<double>(const Layer&, const double*);
-template class Channelwise<float>;
-template class Channelwise<double>;
+}  // namespace
+
+template <typename T>
+std::vector<T> diagonal_of(const Layer& layer, const T* w) {
+  std::vector<T> diagonal;
+  if (layer.groups != 1 || layer.rows != layer.cols || layer.rows == 1) return diagonal;
+  const i64 taps = layer.taps();
+  for (i64 column = 0; column < layer.cols; ++column)
+    for (i64 row = 0; row < layer.rows; ++row)
+      if (row != column && !std::all_of(w + (column * layer.rows + row) * taps,
+                                        w + (column * layer.rows + row + 1) * taps, [](T v) { return v == T(0); }))
+        return diagonal;
+  for (i64 channel = 0; channel < layer.rows; ++channel) {
+    const T* kernel = w + channel * (layer.rows + 1) * taps;
+    diagonal.insert(diagonal.end(), kernel, kernel + taps);
+  }
+  return diagonal;
+}
+
+template <typename T>
+std::unique_ptr<Way<T>> channelwise(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last) {
+  return Channelwise<T>::pack(layer, kernels, w, last);
+}
+
+#define UPSCORE_INSTANTIATE(T)                                    \
+  template std::vector<T> diagonal_of<T>(const Layer&, const T*); \
+  template std::unique_ptr<Way<T>> channelwise<T>(const Layer&, const Kernels<T>&, const T*, bool);
+UPSCORE_INSTANTIATE(float)
+UPSCORE_INSTANTIATE(double)
 
 }  // namespace upscore

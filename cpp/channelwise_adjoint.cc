@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
+#include <vector>
 
 #include "scratch.h"
 #include "threads.h"
@@ -14,20 +16,29 @@ constexpr i64 kAcross = 1024;        // outputs of a row in a task
 constexpr double kSerialWork = 1e6;  // multiplications below which waking another thread costs more
 constexpr i64 kMostReach = 1 << 16;  // of the outputs of a task, along a row of inputs
 
-}  // namespace
-
 template <typename T>
-std::optional<ChannelwiseAdjoint<T>> ChannelwiseAdjoint<T>::pack(const Layer& layer, const Kernels<T>& kernels,
-                                                                 const T* w) {
-  if (layer.transposed || layer.rows != 1 || layer.cols != 1) return std::nullopt;
-  if (layer.kernel[2] < kernels.lanes || layer.kernel[2] > kMostReach || layer.dilation[2] != 1) return std::nullopt;
-  ChannelwiseAdjoint adjoint;
-  adjoint.layer_ = layer;
-  adjoint.kernels_ = &kernels;
-  adjoint.weights_.resize(static_cast<std::size_t>(layer.groups * layer.taps() + kernels.lanes));
-  std::copy_n(w, layer.groups * layer.taps(), adjoint.weights_.data());
-  return adjoint;
-}
+class ChannelwiseAdjoint final : public Way<T> {
+ public:
+  ChannelwiseAdjoint(const Layer& layer, const Kernels<T>& kernels, const T* w)
+      : layer_(layer),
+        kernels_(&kernels),
+        weights_(static_cast<std::size_t>(layer.groups * layer.taps() + kernels.lanes)) {
+    std::copy_n(w, layer.groups * layer.taps(), weights_.data());
+  }
+
+  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override;
+  std::string why(const Call& call, int threads) const override;
+  std::size_t size() const override { return weights_.size(); }
+
+ private:
+  // Rows [first, last) of one image and channel, counted over both leading axes; columns [left, right).
+  void rows(const Call& call, i64 image, i64 first, i64 last, i64 left, i64 right, T bias, const T* x, T* y) const;
+  int useful_threads(const Call& call, int threads) const;
+
+  Layer layer_;
+  const Kernels<T>* kernels_ = nullptr;
+  std::vector<T> weights_;  // as they come, and a vector more
+};
 
 template <typename T>
 void ChannelwiseAdjoint<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
@@ -93,7 +104,16 @@ std::string ChannelwiseAdjoint<T>::why(const Call& call, int threads) const {
          std::to_string(used) + (used == 1 ? " thread" : " threads");
 }
 
-template class ChannelwiseAdjoint<float>;
-template class ChannelwiseAdjoint<double>;
+}  // namespace
+
+template <typename T>
+std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w) {
+  if (layer.transposed || layer.rows != 1 || layer.cols != 1) return nullptr;
+  if (layer.kernel[2] < kernels.lanes || layer.kernel[2] > kMostReach || layer.dilation[2] != 1) return nullptr;
+  return std::make_unique<ChannelwiseAdjoint<T>>(layer, kernels, w);
+}
+
+template std::unique_ptr<Way<float>> channelwise_adjoint<float>(const Layer&, const Kernels<float>&, const float*);
+template std::unique_ptr<Way<double>> channelwise_adjoint<double>(const Layer&, const Kernels<double>&, const double*);
 
 }  // namespace upscore

@@ -317,41 +317,10 @@ void execute(const Layer& layer, const Call& call, const Packing& packing, const
   Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
 }
 
-template <typename T>
-void scatter(const Layer& layer, const Call& call, const T* w, const T* bias, const T* x, T* y) {
-  const Size &in = call.in, &out = call.out;
-  const i64 in_plane = in[0] * in[1] * in[2], out_plane = out[0] * out[1] * out[2];
-  for (i64 n = 0; n < call.batch; ++n)
-    for (i64 channel = 0; channel < layer.groups * layer.rows; ++channel) {
-      T* image = y + (n * layer.groups * layer.rows + channel) * out_plane;
-      std::fill_n(image, out_plane, bias ? bias[channel] : T(0));
-      const i64 group = channel / layer.rows, row = channel % layer.rows;
-      for (i64 column = group * layer.cols; column < (group + 1) * layer.cols; ++column) {
-        const T* from = x + (n * layer.groups * layer.cols + column) * in_plane;
-        const T* kernel = w + (column * layer.rows + row) * layer.taps();
-        for (i64 i = 0; i < in_plane; ++i) {
-          const Size at{i / (in[1] * in[2]), i / in[2] % in[1], i % in[2]};
-          for (i64 t = 0; t < layer.taps(); ++t) {
-            const Size tap{t / (layer.kernel[1] * layer.kernel[2]), t / layer.kernel[2] % layer.kernel[1],
-                           t % layer.kernel[2]};
-            Size to;
-            bool inside = true;
-            for (std::size_t a = 0; a < kAxes; ++a) {
-              to[a] = at[a] * layer.stride[a] + tap[a] * layer.dilation[a] - call.lo[a];
-              inside = inside && to[a] >= 0 && to[a] < out[a];
-            }
-            if (inside) image[(to[0] * out[1] + to[1]) * out[2] + to[2]] += from[i] * kernel[t];
-          }
-        }
-      }
-    }
-}
-
 #define UPSCORE_INSTANTIATE(T)                                                                                      \
   template Target target_of<T>(const Kernels<T>&);                                                                  \
   template void execute<T>(const Layer&, const Call&, const Packing&, const Schedule&, const Kernels<T>&, const T*, \
-                           const T*, const T*, T*);                                                                 \
-  template void scatter<T>(const Layer&, const Call&, const T*, const T*, const T*, T*);
+                           const T*, const T*, T*);
 UPSCORE_INSTANTIATE(float)
 UPSCORE_INSTANTIATE(double)
 

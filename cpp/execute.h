@@ -14,9 +14,4 @@ template <typename T>
 void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);
 
-// The transposed convolution as its definition says it, stamp by stamp: for strides so large that a table
-// of phases would not fit. Overwrites y.
-template <typename T>
-void scatter(const Layer& layer, const Call& call, const T* w, const T* bias, const T* x, T* y);
-
 }  // namespace upscore

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "execute.h"
-#include "minimal.h"
+#include "minimal_sets.h"
 #include "scratch.h"
 
 namespace upscore {
@@ -46,6 +46,7 @@ class Filtered final : public WeightGradient<T> {
       for (i64 point = 0; point < p_.points; ++point) places_ += place(point, phase) >= 0;
     }
     first_place_.push_back(places_);
+    for (i64 reach : sets_[2].reach) shift_.push_back(reach - sets_[2].reach[0]);
     line_of_.resize(static_cast<std::size_t>(p_.lines));
     for (i64 line = 0; line < p_.lines; ++line) line_of_[static_cast<std::size_t>(p_.line_place(line))] = line;
     cut();
@@ -112,7 +113,7 @@ class Filtered final : public WeightGradient<T> {
     Cut best;
     for (i64 leads = all_leads(); leads >= 1; leads = leads > 1 ? piece(all_leads(), leads - 1) : 0) {
       // Sets of a row, whose inputs and gradients are turned together.
-      const i64 input_rows = lines_[0] * lines_[1], gradient_rows = leads * outputs_[0] * outputs_[1];
+      const i64 input_rows = lines_[0] * lines_[1], gradient_rows = outputs_[0] * outputs_[1];
       const i64 fit = kTurnedBytes / vector;
       if (reach > fit / input_rows) return;
       const i64 across =
@@ -146,7 +147,8 @@ class Filtered final : public WeightGradient<T> {
                    (numbers * kTurn + lines * kPass + begun * kCall / static_cast<double>(c.across));
           };
           const double inputs = operand(cols / lanes_, input_rows, sets_[2].plan.in_step, p_.lines);
-          const double gradients = operand(wide / lanes_, gradient_rows, sets_[2].plan.out_step, phases * p_.points);
+          const double gradients =
+              operand(wide / lanes_, leads * gradient_rows, sets_[2].plan.out_step, phases * p_.points);
           const double tasks = static_cast<double>(ceil_div(layer.cols, cols) * ceil_div(layer.rows, wide) *
                                                    ceil_div(all_leads(), leads));
           const double all = tasks * ((products + inputs + gradients) * static_cast<double>(positions * rows) +
@@ -170,9 +172,9 @@ class Filtered final : public WeightGradient<T> {
     inputs_ =
         std::max(p_.lines * columns_ * all, (layer.taps() + kMostLines + 1) * rows_);  // used for weights in the end
     gradients_ = leads_ * layer.stride[2] * p_.points * rows_ * all;
-    turned_ = std::max(lines_[0] * lines_[1] * input_span(),
-                       leads_ * outputs_[0] * outputs_[1] * across_ * sets_[2].plan.out_step) *
-              lanes_;
+    turned_ =
+        std::max(lines_[0] * lines_[1] * input_span(), outputs_[0] * outputs_[1] * across_ * sets_[2].plan.out_step) *
+        lanes_;
     scratch_ = inputs_ + gradients_ + turned_ + 2 * p_.lines * across_ * lanes_;
     this->tasks = layer.groups * column_parts_ * row_parts_ * lead_parts_;
     this->tiles = per_row_ * ceil_div(rows, down_);
@@ -198,101 +200,56 @@ class Filtered final : public WeightGradient<T> {
     return part;
   }
 
-  // `count` numbers of a row, of up to a vector of channels, channels last; zeros for what is outside.
-  void turn(const T* plane, const T* end, i64 channels, const Size& size, i64 z, i64 y, i64 x, i64 count, T* to) const {
-    const bool exists = z >= 0 && z < size[0] && y >= 0 && y < size[1];
-    const i64 skip = exists ? std::clamp<i64>(-x, 0, count) : count;
-    const i64 stop = exists ? std::clamp<i64>(size[2] - x, skip, count) : count;
-    std::fill_n(to, skip * lanes_, T(0));
-    if (stop > skip)
-      in_.kernels.transpose(plane + (z * size[1] + y) * size[2] + x + skip, end, size[0] * size[1] * size[2], channels,
-                            stop - skip, nullptr, to + skip * lanes_, lanes_);
-    std::fill_n(to + stop * lanes_, (count - stop) * lanes_, T(0));
-  }
-
-  // Numbers of a row of sets, [z][y][x] vectors, `across` from one x to the next and `step` from a set to the next, to
-  // their points, `pitch` from one point to the next.
-  struct Numbers {
-    const i64 *count, *points;  // per axis
-    i64 z_pitch, y_pitch, across, step;
-  };
-  void transform(const Numbers& n, const T* from, i64 sets, T* spare, T* to, i64 pitch) const {
-    const i64 length = sets * lanes_;
-    const bool deep = p_.axis[0].filtered, down = p_.axis[1].filtered;
-    const i64 nx = p_.axis[2].filtered ? n.count[2] : 1, mx = n.points[2], my = n.points[1];
-    T *a = deep || down ? spare : to, *b = deep ? spare + p_.lines * length : to;
-    const i64 a_pitch = deep || down ? length : pitch, b_pitch = deep ? length : pitch;
-    for (i64 z = 0; z < n.count[0]; ++z)
-      for (i64 y = 0; y < n.count[1]; ++y) {
-        const T* row = from + z * n.z_pitch + y * n.y_pitch;
-        T* dst = a + (z * n.count[1] + y) * mx * a_pitch;
-        if (p_.axis[2].filtered)
-          in_.kernels.transform_sets[nx](row, n.across, n.step, sets, dst, a_pitch);
-        else
-          for (i64 x = 0; x < mx; ++x)
-            in_.kernels.transform_sets[1](row + shift(x) * n.across, 0, n.step, sets, dst + x * a_pitch, 0);
-      }
-    if (down)
-      for (i64 z = 0; z < n.count[0]; ++z)
-        for (i64 x = 0; x < mx; ++x)
-          in_.kernels.transform_sets[n.count[1]](a + (z * n.count[1] * mx + x) * a_pitch, mx * a_pitch, lanes_, sets,
-                                                 b + (z * my * mx + x) * b_pitch, mx * b_pitch);
-    else
-      b = a;
-    if (deep)
-      for (i64 i = 0; i < my * mx; ++i)
-        in_.kernels.transform_sets[n.count[0]](b + i * length, my * mx * length, lanes_, sets, to + i * pitch,
-                                               my * mx * pitch);
-  }
-  // Of a tap of the last axis, where it is not filtered.
-  i64 shift(i64 tap) const { return sets_[2].reach[static_cast<std::size_t>(tap)] - sets_[2].reach[0]; }
-
   void place_of(const Row& at, i64& image, i64& z, i64& y) const {
     y = at.number % sets_[1].plan.positions;
     z = at.number / sets_[1].plan.positions % sets_[0].plan.positions;
     image = at.number / (sets_[1].plan.positions * sets_[0].plan.positions);
   }
 
-  // inputs[line][vector of columns][set][lane]
+  // inputs[line][vector of columns][set][lane], of one of the vectors
   void transform_inputs(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* inputs) const {
     const Layer& layer = in_.layer;
+    const SetAxis &deep = sets_[0], &down = sets_[1], &across = sets_[2];
     const i64 channels = layer.groups * layer.cols, plane = in_.in_plane(), vectors = ceil_div(part.columns, lanes_);
     i64 image, z, y;
     place_of(at, image, z, y);
-    const i64 left = at.left * sets_[2].plan.in_step + sets_[2].reach[0], span = input_span();
-    const Numbers numbers{lines_,        lines_, lines_[1] * span * lanes_,
-                          span * lanes_, lanes_, sets_[2].plan.in_step * lanes_};
-    const T* from = in_.x + (image * channels + part.group * layer.cols + part.column + v * lanes_) * plane;
-    for (i64 lz = 0; lz < lines_[0]; ++lz)
-      for (i64 ly = 0; ly < lines_[1]; ++ly)
-        turn(from, in_.x + in_.call.batch * channels * plane, std::min(lanes_, part.columns - v * lanes_), in_.call.in,
-             z * sets_[0].plan.in_step + sets_[0].reach[static_cast<std::size_t>(lz)],
-             y * sets_[1].plan.in_step + sets_[1].reach[static_cast<std::size_t>(ly)], left, span,
-             turned + (lz * lines_[1] + ly) * span * lanes_);
-    transform(numbers, turned, at.count, spare, inputs + (v * at.all + at.place) * lanes_, vectors * at.all * lanes_);
+    const Image<T> from{in_.x + (image * channels + part.group * layer.cols + part.column + v * lanes_) * plane,
+                        in_.x + in_.call.batch * channels * plane, in_.call.in, 0};
+    const i64 line = input_span() * lanes_;
+    for (i64 i = 0; i < lines_[0] * lines_[1]; ++i)
+      turn_row(in_.kernels, from, std::min(lanes_, part.columns - v * lanes_),
+               z * deep.plan.in_step + deep.reach[static_cast<std::size_t>(i / lines_[1])],
+               y * down.plan.in_step + down.reach[static_cast<std::size_t>(i % lines_[1])],
+               at.left * across.plan.in_step + across.reach[0], input_span(), turned + i * line);
+    const i64 step = across.plan.in_step * lanes_;
+    transform_row(in_.kernels, p_, {lines_, lines_, lines_[1] * line, line, lanes_, step, shift_.data()}, turned,
+                  at.count, spare, inputs + (v * at.all + at.place) * lanes_, vectors * at.all * lanes_, lanes_);
   }
 
-  // gradient[phase][point][vector of rows][set][lane]
+  // gradient[phase][point][vector of rows][set][lane], of one of the vectors
   void transform_gradient(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* gradient) const {
     const Layer& layer = in_.layer;
-    const i64 channels = layer.groups * layer.rows, plane = in_.out_plane(), vectors = ceil_div(part.rows, lanes_);
-    const i64 span = at.count * sets_[2].plan.out_step, phases = layer.stride[2];
-    const i64 rows = outputs_[0] * outputs_[1], pitch = vectors * at.all * lanes_;
+    const AxisPlan &deep = sets_[0].plan, &down = sets_[1].plan, &across = sets_[2].plan;
+    const i64 channels = layer.groups * layer.rows, plane = in_.out_plane();
+    const i64 pitch = ceil_div(part.rows, lanes_) * at.all * lanes_;
     i64 image, z, y;
     place_of(at, image, z, y);
-    const Numbers numbers{outputs_,      points_,         outputs_[1] * span * lanes_,
-                          span * lanes_, phases * lanes_, sets_[2].plan.out_step * lanes_};
-    const T* from = in_.grad_y + (image * channels + part.group * layer.rows + part.row + v * lanes_) * plane;
+    const Image<T> from{in_.grad_y + (image * channels + part.group * layer.rows + part.row + v * lanes_) * plane,
+                        in_.grad_y + in_.call.batch * channels * plane, in_.call.out, 0};
+    const i64 span = at.count * across.out_step, line = span * lanes_, phases = layer.stride[2];
     for (i64 lead = 0; lead < part.leads; ++lead) {
       const i64 rz = (part.lead + lead) / layer.stride[1], ry = (part.lead + lead) % layer.stride[1];
-      for (i64 i = 0; i < rows; ++i)
-        turn(from, in_.grad_y + in_.call.batch * channels * plane, std::min(lanes_, part.rows - v * lanes_),
-             in_.call.out, sets_[0].plan.base + z * sets_[0].plan.out_step + i / outputs_[1] * layer.stride[0] + rz,
-             sets_[1].plan.base + y * sets_[1].plan.out_step + i % outputs_[1] * layer.stride[1] + ry,
-             sets_[2].plan.base + at.left * sets_[2].plan.out_step, span, turned + i * span * lanes_);
+      for (i64 i = 0; i < outputs_[0] * outputs_[1]; ++i)
+        turn_row(in_.kernels, from, std::min(lanes_, part.rows - v * lanes_),
+                 deep.base + z * deep.out_step + i / outputs_[1] * layer.stride[0] + rz,
+                 down.base + y * down.out_step + i % outputs_[1] * layer.stride[1] + ry,
+                 across.base + at.left * across.out_step, span, turned + i * line);
       for (i64 phase = 0; phase < phases; ++phase)
-        transform(numbers, turned + phase * lanes_, at.count, spare,
-                  gradient + (lead * phases + phase) * p_.points * pitch + (v * at.all + at.place) * lanes_, pitch);
+        transform_row(
+            in_.kernels, p_,
+            {outputs_, points_, outputs_[1] * line, line, phases * lanes_, across.out_step * lanes_, shift_.data()},
+            turned + phase * lanes_, at.count, spare,
+            gradient + (lead * phases + phase) * p_.points * pitch + (v * at.all + at.place) * lanes_, pitch, lanes_);
     }
   }
 
@@ -387,7 +344,8 @@ class Filtered final : public WeightGradient<T> {
   const MinimalPacking p_;
   const i64 lanes_;
   SetAxis sets_[kAxes];
-  i64 outputs_[kAxes], lines_[kAxes], points_[kAxes];
+  Size outputs_, lines_, points_;
+  std::vector<i64> shift_;        // of the taps of the last axis, where it is not filtered
   std::vector<i64> first_place_;  // per phase, and of all at the end
   std::vector<i64> line_of_;      // per point and tap
   i64 places_ = 0;

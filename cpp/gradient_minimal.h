@@ -1,5 +1,5 @@
-// The gradient of the weights by minimal filtering (minimal.h): the taps are what a window of inputs gives, filtered with
-// outputs' gradients instead of weights. As many products are saved, and both operands are transformed.
+// The gradient of the weights by minimal filtering (minimal.h): the taps are what a window of inputs gives, filtered
+// with outputs' gradients instead of weights. As many products are saved, and both operands are transformed.
 #pragma once
 
 #include <memory>

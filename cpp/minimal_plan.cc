@@ -51,6 +51,7 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
   MinimalPacking p;
   std::vector<AxisPhase> residues[kAxes];
   for (std::size_t a = 0; a < kAxes; ++a) {
+    if (layer.stride[a] > kMostPhases) return {};
     residues[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], true);
     const std::vector<i64>& offset = residues[a][0].offset;  // falling
     MinimalAxis& axis = p.axis[a];

@@ -30,6 +30,22 @@ void turn(const Kernels<T>& kernels, int threads, i64 batch, i64 rows, i64 colum
   });
 }
 
+template <typename T>
+void turn_outputs(const Kernels<T>& kernels, const T* from, const T* end, i64 pitch, i64 outputs, i64 rows, T* to,
+                  i64 plane) {
+  const i64 lanes = kernels.lanes, whole = outputs / lanes * lanes;
+  if (whole > 0) kernels.transpose(from, end, pitch, whole, rows, nullptr, to, plane);
+  if (whole == outputs) return;
+  if (whole > 0) {  // the last vector overlaps the one before
+    kernels.transpose(from + (outputs - lanes) * pitch, end, pitch, lanes, rows, nullptr, to + outputs - lanes, plane);
+    return;
+  }
+  for (i64 row = 0; row < rows; ++row)
+    for (i64 output = 0; output < outputs; ++output) to[row * plane + output] = from[output * pitch + row];
+}
+
+template void turn_outputs<float>(const Kernels<float>&, const float*, const float*, i64, i64, i64, float*, i64);
+template void turn_outputs<double>(const Kernels<double>&, const double*, const double*, i64, i64, i64, double*, i64);
 template void turn<float>(const Kernels<float>&, int, i64, i64, i64, const float*, float*);
 template void turn<double>(const Kernels<double>&, int, i64, i64, i64, const double*, double*);
 

@@ -9,4 +9,9 @@ namespace upscore {
 template <typename T>
 void turn(const Kernels<T>& kernels, int threads, i64 batch, i64 rows, i64 columns, const T* src, T* dst);
 
+// to[row*plane + output] = from[output*pitch + row]; nothing at or after `end` is read.
+template <typename T>
+void turn_outputs(const Kernels<T>& kernels, const T* from, const T* end, i64 pitch, i64 outputs, i64 rows, T* to,
+                  i64 plane);
+
 }  // namespace upscore

@@ -124,6 +124,44 @@ def test_weight_gradient_by_minimal_filtering(name, channels, dtype):
         np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, 3), filtered)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [64, 21])
+@pytest.mark.parametrize("name", FILTERED)
+def test_input_gradient_by_minimal_filtering(name, channels, dtype):
+    rng = np.random.default_rng(8)
+    _, outputs, n, geometry = FILTERED[name]
+    size = geometry.output_size(n)
+
+    def gradient(filtering, threads=1, last=False):
+        once = 2, size, n, threads
+        packed = engine.Packed(w, None, geometry, 1, adjoint=True, filtering=filtering, last=last, once=once)
+        if last:
+            return np.moveaxis(packed.run_last(engine.channels_last(grad_y), geometry, n, threads), -1, 1)
+        return packed.run(grad_y, geometry, n, threads=threads)
+
+    for draw, exact in ((rng.standard_normal, False), (lambda shape: rng.integers(-4, 5, shape), True)):
+        w, grad_y = (draw(s).astype(dtype) for s in ((channels, outputs, *geometry.kernel), (2, outputs, *size)))
+        plain, filtered = gradient(engine.Filtering.NEVER), gradient(engine.Filtering.ALWAYS)
+        if exact:  # small integers: sums and halves of them are
+            np.testing.assert_array_equal(filtered, plain)
+            continue
+        assert (filtered != plain).any(), "the filtered way was not taken"
+        difference = np.linalg.norm(filtered.astype(float) - plain) / np.linalg.norm(plain)
+        assert difference <= (1e-6 if dtype == np.float32 else 1e-14)
+        np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, threads=3), filtered)
+        np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, threads=2, last=True), filtered)
+
+
+def test_input_gradient_by_minimal_filtering_serves_the_call_that_it_was_packed_for_alone():
+    geometry = Geometry((4, 4), 2, crop=1)
+    w, grad_y = np.ones((16, 16, 4, 4), np.float32), np.ones((1, 16, 20, 20), np.float32)
+    once = 1, (20, 20), (10, 10), 1
+    packed = engine.Packed(w, None, geometry, 1, adjoint=True, filtering=engine.Filtering.ALWAYS, once=once)
+    assert packed.run(grad_y, geometry, (10, 10)).max() == 16 * 16
+    with pytest.raises(ValueError, match="packed for"):
+        packed.run(np.concatenate([grad_y, grad_y]), geometry, (10, 10))
+
+
 def test_channels_that_do_not_mix_are_never_filtered():
     """There are no products to save, and channels last have the same bits."""
     geometry = Geometry.from_padding((5, 4), stride=(3, 2), padding=1)

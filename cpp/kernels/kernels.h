@@ -163,8 +163,8 @@ struct Kernels {
   void (*transform_rows)(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64 step, const TileRun* runs,
                          i64 count, T* dst, i64 dst_pitch);
   // The points of 1, 2, 3 or 4 numbers of every set, a vector each, as they come, as taps, or as inputs: set i at
-  // src[i*step], its numbers `pitch` apart, to dst[i*lanes], its points `dst_pitch` apart.
-  void (*transform_sets[5])(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch);
+  // src[i*step], its numbers `pitch` apart, to dst[i*dst_step], its points `dst_pitch` apart.
+  void (*transform_sets[5])(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch, i64 dst_step);
   void (*transform_sums)(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch);
   // The same to places of their own, or nowhere, plus bias[i] unless null; `length` fills vectors.
   void (*transform_outputs)(const T* const* src, i64 length, int outputs, const T* bias, T* const* dst,

@@ -87,8 +87,8 @@ void transform_rows(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64
 // Sets of vectors: inputs as above; two or three taps g to (g0, (g0 + g1 + g2)/2, (g0 - g1 + g2)/2, g2), without g1 of
 // two; one as it is.
 template <typename T, int kNumbers>
-void transform_sets(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch) {
-  for (i64 i = 0; i < sets; ++i, src += step, dst += kLanes<T>) {
+void transform_sets(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch, i64 dst_step) {
+  for (i64 i = 0; i < sets; ++i, src += step, dst += dst_step) {
     const Vector<T> first = load(src);
     if constexpr (kNumbers == 1) {
       store(dst, first);

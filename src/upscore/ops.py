@@ -229,6 +229,14 @@ def _geometry(
     return make(() if output_size is None else x.shape[2:], w.shape[2:], *said)
 
 
+def _adjoint(w: Array, bias: Array | None, geometry: Geometry, groups: int, y: Array, size: tuple[int, ...]) -> Array:
+    """The adjoint on ``y`` (N, C_out, *m), of spatial size ``size``, with weights that are packed for this call."""
+    once = y.shape[0], y.shape[2:], size, 0
+    where = engine.Filtering.WHERE_FASTER
+    packed = engine.Packed(w, bias, geometry, groups, adjoint=True, filtering=where, once=once)
+    return packed.run(y, geometry, size)
+
+
 def _is_plain(value: object) -> bool:
     """Whether values that are equal to this one say the same: 2.0 and True, which are refused, equal 2 and 1."""
     if type(value) is tuple:
@@ -286,8 +294,7 @@ def conv(
         size = geometry.adjoint_size(array.shape[2:])
     except ArgumentError as error:
         raise ArgumentError("x", error.expected, error.got, error.example) from None
-    once = array.shape[0], array.shape[2:], size, 0
-    return restore(engine.Packed(weights, b, geometry, groups, adjoint=True, once=once).run(array, geometry, size))
+    return restore(_adjoint(weights, b, geometry, groups, array, size))
 
 
 def conv_transpose_backward(
@@ -333,8 +340,6 @@ def conv_transpose_backward(
             f"{grad.shape} {grad.dtype.name}",
             "numpy.ones_like(y)",
         )
-    size = array.shape[2:]
-    once = grad.shape[0], grad.shape[2:], size, 0
-    grad_x = engine.Packed(weights, None, geometry, groups, adjoint=True, once=once).run(grad, geometry, size)
+    grad_x = _adjoint(weights, None, geometry, groups, grad, array.shape[2:])
     grad_w = engine.weight_gradient(array, grad, geometry, groups, weights.shape[1])
     return restore(grad_x), restore_w(grad_w), restore_w(engine.bias_gradient(grad))
