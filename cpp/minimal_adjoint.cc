@@ -32,8 +32,17 @@ constexpr double kSum = 3;         // a vector of products to registers and back
 constexpr double kTurn = 0.7;      // a number
 constexpr double kPass = 2.5;      // a vector transformed along an axis
 constexpr double kCall = 30;       // of a kernel
+constexpr double kSmall = 1e6;     // in the direct way: not worth finding out
 constexpr double kWeight = 1;      // a transformed weight, made
 constexpr double kWeightByte = 1 / 16.0;
+
+double direct_cycles(const Layer& layer, const Call& call, i64 lanes) {
+  auto size = [&](const Size& s) { return static_cast<double>(call.batch * s[0]) * static_cast<double>(s[1] * s[2]); };
+  const double products =
+      static_cast<double>(layer.taps() * layer.cols) * static_cast<double>(ceil_div(layer.rows, lanes));
+  return static_cast<double>(layer.groups) *
+         (products * size(call.out) * kDirect + static_cast<double>(layer.cols) * size(call.in) * kTurn);
+}
 
 template <typename T>
 class MinimalAdjoint final : public Way<T> {
@@ -112,9 +121,9 @@ class MinimalAdjoint final : public Way<T> {
       }
     }
     if (across_ == 0) return false;
-    const double products = static_cast<double>(layer_.taps() * layer_.cols * padded_ / lanes_) * all_outputs(call);
-    const double direct = products * kDirect + static_cast<double>(layer_.cols) * all_inputs(call) * kTurn;
-    if (filtering != Filtering::kAlways && least + weights * kWeight > direct) return false;
+    const double direct = direct_cycles(layer_, call, lanes_);
+    if (filtering != Filtering::kAlways && static_cast<double>(layer_.groups) * (least + weights * kWeight) > direct)
+      return false;
     const i64 sets = across_ * down_;
     inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_,
                        2 * p_.points * across_ * rows_ + outputs_[0] * outputs_[1] * out_width() * (rows_ + lanes_));
@@ -176,12 +185,6 @@ class MinimalAdjoint final : public Way<T> {
     i64 phase, line;
   };
 
-  double all_outputs(const Call& call) const {
-    return static_cast<double>(call.batch * call.out[0]) * static_cast<double>(call.out[1] * call.out[2]);
-  }
-  double all_inputs(const Call& call) const {
-    return static_cast<double>(call.batch * call.in[0]) * static_cast<double>(call.in[1] * call.in[2]);
-  }
   i64 set_rows(const Call& call) const { return call.batch * sets_[0] * sets_[1]; }
   i64 input_span() const { return ((across_ - 1) * outputs_[2] + shift_[2].back() + 1) * layer_.stride[2]; }
   i64 out_width() const { return across_ * outputs_[2]; }
@@ -448,6 +451,7 @@ template <typename T>
 std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, const Kernels<T>& kernels, const T* w,
                                         int threads, Filtering filtering) {
   if (layer.transposed || filtering == Filtering::kNever || call.batch == 0) return nullptr;
+  if (filtering != Filtering::kAlways && direct_cycles(layer, call, kernels.lanes) < kSmall) return nullptr;
   Layer forward = layer;
   forward.transposed = true;
   auto packing = plan_minimal_packing(forward, target_of(kernels), false);

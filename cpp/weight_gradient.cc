@@ -16,7 +16,8 @@ namespace {
 
 constexpr i64 kSliceBytes = 2 << 20;  // of partial gradients, where there are too few tasks otherwise
 constexpr i64 kTasks = 16;
-constexpr double kSerialCycles = 2e5;  // below which waking another thread costs more
+constexpr double kSerialCycles = 2e5;    // below which waking another thread costs more
+constexpr double kFilteredCycles = 1e6;  // below which finding out about minimal filtering does
 
 }  // namespace
 
@@ -27,16 +28,16 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
   for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_inputs<T>})
     if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
-  if (filtering != Filtering::kNever)
-    if (auto filtered = gradient_minimal(inputs);
-        filtered && (filtered->cost < way->cost || filtering == Filtering::kAlways))
+  const double positions = static_cast<double>(call.batch * layer.groups * inputs.in_plane());
+  const bool worth = filtering == Filtering::kWhereFaster && way->cost * positions > kFilteredCycles;
+  if (worth || filtering == Filtering::kAlways)
+    if (auto filtered = gradient_minimal(inputs); filtered && (!worth || filtered->cost < way->cost))
       way = std::move(filtered);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
   const i64 slices = std::max<i64>(1, std::min({ceil_div(kTasks, way->tasks), affordable, way->tiles}));
-  const i64 positions = call.batch * layer.groups * inputs.in_plane();
-  if (way->cost * static_cast<double>(positions) < kSerialCycles) threads = 1;
+  if (way->cost * positions < kSerialCycles) threads = 1;
   Buffer<T> partial;
   if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));
   parallel_for(way->tasks * slices, threads, [&](i64 task) {
