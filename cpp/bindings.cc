@@ -27,6 +27,7 @@
 #include "execute.h"
 #include "minimal.h"
 #include "minimal_adjoint.h"
+#include "narrow_adjoint.h"
 #include "pack.h"
 #include "scatter.h"
 #include "scratch.h"
@@ -171,7 +172,8 @@ class Plan {
     if (!way) way = channelwise_adjoint(layer_, *kernels_, w);
     if (!way && once) {
       const auto& [batch, in, out, lo, threads] = *once;
-      way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, filtering_);
+      way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);
+      if (!way) way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, filtering_);
     }
     return way;
   }

@@ -34,14 +34,19 @@ template <typename T>
 void turn_outputs(const Kernels<T>& kernels, const T* from, const T* end, i64 pitch, i64 outputs, i64 rows, T* to,
                   i64 plane) {
   const i64 lanes = kernels.lanes, whole = outputs / lanes * lanes;
-  if (whole > 0) kernels.transpose(from, end, pitch, whole, rows, nullptr, to, plane);
-  if (whole == outputs) return;
-  if (whole > 0) {  // the last vector overlaps the one before
-    kernels.transpose(from + (outputs - lanes) * pitch, end, pitch, lanes, rows, nullptr, to + outputs - lanes, plane);
+  if (whole == 0) {
+    for (i64 row = 0; row < rows; ++row)
+      for (i64 output = 0; output < outputs; ++output) to[row * plane + output] = from[output * pitch + row];
     return;
   }
-  for (i64 row = 0; row < rows; ++row)
-    for (i64 output = 0; output < outputs; ++output) to[row * plane + output] = from[output * pitch + row];
+  // A vector of rows at a time, so that few streams are written. The last vector of outputs overlaps the one before.
+  for (i64 row = 0; row < rows; row += lanes) {
+    const i64 here = std::min(lanes, rows - row);
+    kernels.transpose(from + row, end, pitch, whole, here, nullptr, to + row * plane, plane);
+    if (whole < outputs)
+      kernels.transpose(from + (outputs - lanes) * pitch + row, end, pitch, lanes, here, nullptr,
+                        to + row * plane + outputs - lanes, plane);
+  }
 }
 
 template void turn_outputs<float>(const Kernels<float>&, const float*, const float*, i64, i64, i64, float*, i64);

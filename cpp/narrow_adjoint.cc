@@ -1,0 +1,252 @@
+#include "narrow_adjoint.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "plan.h"
+#include "scratch.h"
+#include "threads.h"
+#include "turn.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kMostColumns = 4;          // input channels of a group
+constexpr i64 kInputBytes = 256 << 10;   // of a task, with zeros around them
+constexpr i64 kOutputBytes = 256 << 10;  // of a task
+constexpr double kSerialWork = 6e6;      // multiplications below which waking another thread costs more
+constexpr i64 kShortRow = 32;
+constexpr double kTerms = 600, kShortTerms = 64;  // times the kernel's length
+constexpr i64 kTasks = 4;                         // of a thread
+
+// Measured: long kernels pay for turning the outputs, short rows of outputs for less copying.
+bool worth(const Layer& layer, const Call& call) {
+  const double terms = static_cast<double>(layer.cols) * static_cast<double>(layer.taps());
+  return terms * static_cast<double>(layer.kernel[2]) >= (call.out[2] < kShortRow ? kShortTerms : kTerms);
+}
+
+template <typename T>
+class NarrowAdjoint final : public Way<T> {
+ public:
+  NarrowAdjoint(const Layer& layer, const Kernels<T>& kernels)
+      : layer_(layer),
+        kernels_(kernels),
+        lanes_(kernels.lanes),
+        padded_(round_up(layer.rows, kernels.lanes)),
+        lines_(layer.cols * layer.kernel[0] * layer.kernel[1]) {}
+
+  // weights[group][vector of rows][input channel][tap of the leading axes][tap of the last axis][lane]
+  void pack(const T* w, int threads) {
+    const i64 terms = layer_.cols * layer_.taps(), vectors = padded_ / lanes_;
+    weights_.allocate(static_cast<std::size_t>(layer_.groups * padded_ * terms));
+    const T* const end = w + layer_.groups * layer_.rows * terms;
+    parallel_for(layer_.groups * vectors, padded_ * terms < kSerialPacking ? 1 : threads, [&](i64 task) {
+      const i64 row = task % vectors * lanes_, first = task / vectors * layer_.rows + row;
+      kernels_.transpose(w + first * terms, end, terms, std::min(lanes_, layer_.rows - row), terms, nullptr,
+                         weights_.data() + task * lanes_ * terms, lanes_);
+    });
+  }
+
+  bool takes(const Call& call) const override { return !call.writes_last || layer_.rows % lanes_ == 0; }
+  std::size_t size() const override { return weights_.size(); }
+
+  std::string why(const Call& call, int threads) const override {
+    const int used = useful_threads(call, threads);
+    return "convolution of few channels: lanes run along output channels, terms along the kernel's rows, which are "
+           "read "
+           "as they lie; " +
+           std::to_string(used) + (used == 1 ? " thread" : " threads");
+  }
+
+  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
+    threads = useful_threads(call, threads);
+    const Cut cut = cut_of(call, threads);
+    const i64 per_row = ceil_div(call.out[2], cut.across), per_column = ceil_div(call.out[1], cut.down);
+    const i64 parts = ceil_div(padded_, cut.wide);
+    std::vector<T> biases(static_cast<std::size_t>(bias ? layer_.groups * padded_ : 0));
+    for (i64 group = 0; bias && group < layer_.groups; ++group)
+      std::copy_n(bias + group * layer_.rows, layer_.rows, biases.data() + group * padded_);
+    parallel_for(call.batch * call.out[0] * per_column * per_row * layer_.groups * parts, threads, [&](i64 task) {
+      Part p{};
+      p.first = task % parts * cut.wide;
+      task /= parts;
+      p.group = task % layer_.groups;
+      task /= layer_.groups;
+      p.at[2] = task % per_row * cut.across;
+      task /= per_row;
+      p.at[1] = task % per_column * cut.down;
+      task /= per_column;
+      p.at[0] = task % call.out[0];
+      p.image = task / call.out[0];
+      p.across = std::min(cut.across, call.out[2] - p.at[2]);
+      p.down = std::min(cut.down, call.out[1] - p.at[1]);
+      p.wide = std::min(cut.wide, padded_ - p.first);
+      compute(call, p, bias ? biases.data() + p.group * padded_ + p.first : nullptr, x, y);
+    });
+  }
+
+ private:
+  static constexpr i64 kSerialPacking = 1 << 18;  // numbers
+  // Outputs of a task, and channels of a group.
+  struct Cut {
+    i64 across, down, wide;
+  };
+  struct Part {
+    i64 image, group, first, wide, across, down;
+    Size at;
+  };
+
+  int useful_threads(const Call& call, int threads) const {
+    const double outputs =
+        static_cast<double>(call.batch * call.out[0]) * static_cast<double>(call.out[1] * call.out[2]);
+    return outputs * static_cast<double>(layer_.groups * padded_ * layer_.cols * layer_.taps()) < kSerialWork ? 1
+                                                                                                              : threads;
+  }
+
+  i64 extent(std::size_t a) const { return (layer_.kernel[a] - 1) * layer_.dilation[a] + 1; }
+  i64 input_rows(i64 down) const { return (down - 1) * layer_.stride[1] + extent(1); }
+  i64 input_width(i64 across) const { return (across - 1) * layer_.stride[2] + layer_.kernel[2]; }
+
+  // Long rows, then several, then all channels, while they fit and threads have work.
+  Cut cut_of(const Call& call, int threads) const {
+    const i64 bytes = sizeof(T), room = kInputBytes / (bytes * layer_.cols * layer_.kernel[0]);
+    const i64 vectors = padded_ / lanes_;
+    Cut cut{1, 1, std::min(vectors, i64{2 * kMaxRowVectors}) * lanes_};
+    const i64 outputs = kOutputBytes / (bytes * (cut.wide + lanes_));
+    const i64 wide = std::max<i64>((room / extent(1) - layer_.kernel[2]) / layer_.stride[2] + 1, 1);
+    cut.across = piece(call.out[2], std::min({call.out[2], wide, outputs}));
+    const i64 high = (room / input_width(cut.across) - extent(1)) / layer_.stride[1] + 1;
+    cut.down = piece(call.out[1], std::clamp<i64>(std::min(high, outputs / cut.across), 1, call.out[1]));
+    auto tasks = [&] {
+      return call.batch * call.out[0] * ceil_div(call.out[1], cut.down) * ceil_div(call.out[2], cut.across) *
+             layer_.groups * ceil_div(padded_, cut.wide);
+    };
+    const i64 enough = threads == 1 ? 1 : kTasks * threads;
+    while (cut.down > 1 && tasks() < enough) cut.down = ceil_div(cut.down, 2);
+    while (cut.across > 2 * kMaxPositions && tasks() < enough) cut.across = ceil_div(cut.across, 2);
+    return cut;
+  }
+
+  void compute(const Call& call, const Part& part, const T* bias, const T* x, T* y) const {
+    const i64 rows = input_rows(part.down), width = input_width(part.across);
+    const i64 inputs = layer_.cols * layer_.kernel[0] * rows * width;
+    const i64 channels = layer_.groups * layer_.rows, plane = call.out[0] * call.out[1] * call.out[2];
+    const i64 pitch = call.writes_last ? channels : part.wide + lanes_;
+    const i64 outputs = call.writes_last ? 0 : part.down * part.across * pitch;
+    T* const copied = scratch<T>(static_cast<std::size_t>(inputs + outputs));
+    copy(call, part, rows, width, x, copied);
+    const i64 channel = part.group * layer_.rows + part.first;
+    const i64 first = (part.at[0] * call.out[1] + part.at[1]) * call.out[2] + part.at[2];
+    T* const to = call.writes_last ? y + (part.image * plane + first) * channels + channel : copied + inputs;
+    multiply(part, rows, width, copied, bias, to, (call.writes_last ? call.out[2] : part.across) * pitch, pitch);
+    if (call.writes_last) return;
+    T* const out = y + (part.image * channels + channel) * plane + first;
+    const i64 here = std::min(part.wide, layer_.rows - part.first), lines = part.across == call.out[2] ? 1 : part.down;
+    const i64 length = part.down * part.across / lines;  // whole rows lie one behind the other
+    for (i64 line = 0; line < lines; ++line)
+      turn_outputs(kernels_, to + line * length * pitch, to + outputs, pitch, length, here, out + line * call.out[2],
+                   plane);
+  }
+
+  // copied[input channel][tap of the first axis][row][column], zeros outside.
+  void copy(const Call& call, const Part& part, i64 rows, i64 width, const T* x, T* copied) const {
+    const Size& in = call.in;
+    const i64 channels = layer_.groups * layer_.cols, plane = in[0] * in[1] * in[2];
+    const i64 pixel = call.reads_last ? channels : 1;
+    const i64 left = part.at[2] * layer_.stride[2] - call.lo[2];
+    const i64 skip = std::clamp<i64>(-left, 0, width), stop = std::clamp<i64>(in[2] - left, skip, width);
+    for (i64 c = 0; c < layer_.cols; ++c) {
+      const i64 channel = part.group * layer_.cols + c;
+      const T* from = x + part.image * channels * plane + channel * (call.reads_last ? 1 : plane);
+      for (i64 tap = 0; tap < layer_.kernel[0]; ++tap)
+        for (i64 row = 0; row < rows; ++row, copied += width) {
+          const i64 z = part.at[0] * layer_.stride[0] + tap * layer_.dilation[0] - call.lo[0];
+          const i64 r = part.at[1] * layer_.stride[1] + row - call.lo[1];
+          const bool exists = z >= 0 && z < in[0] && r >= 0 && r < in[1];
+          const T* const line = from + (exists ? (z * in[1] + r) * in[2] + left : 0) * pixel;
+          const i64 begin = exists ? skip : width, end = exists ? stop : width;
+          std::fill(copied, copied + begin, T(0));
+          if (pixel == 1)
+            std::copy(line + begin, line + end, copied + begin);
+          else
+            for (i64 i = begin; i < end; ++i) copied[i] = line[i * pixel];
+          std::fill(copied + end, copied + width, T(0));
+        }
+    }
+  }
+
+  // to[row * row_pitch + column * pitch][channel]
+  void multiply(const Part& part, i64 rows, i64 width, const T* copied, const T* bias, T* to, i64 row_pitch,
+                i64 pitch) const {
+    const i64 kernel = layer_.kernel[2], terms = layer_.cols * layer_.taps();
+    const i64 most_rows = piece(part.wide / lanes_, kMaxRowVectors) * lanes_;
+    const i64 positions = piece(part.across, std::min<i64>(kMaxPositions, kernels_.registers / (most_rows / lanes_)));
+    const i64 columns = std::min(kernel, Limits::terms), most_lines = std::max<i64>(Limits::terms / kernel, 1);
+    i64 w_offset[Limits::terms], x_tap[Limits::terms], c_offset[kMaxPositions];
+    for (i64 q = 0; q < kMaxPositions; ++q) c_offset[q] = q * pitch;
+    const T* from;
+    ChannelProduct<T> p;
+    p.w_offset = w_offset;
+    p.x = &from;
+    p.x_pitch = layer_.stride[2];
+    p.x_tap = x_tap;
+    p.c_offset = c_offset;
+    p.w_tile_stride = terms * lanes_;
+    const T* const weights = weights_.data() + (part.group * padded_ + part.first) * terms;
+    for (i64 r = 0; r < part.wide; r += most_rows) {
+      const i64 vectors = std::min(most_rows, part.wide - r) / lanes_;
+      for (i64 line = 0; line < lines_; line += most_lines) {
+        p.taps = std::min(most_lines, lines_ - line);
+        for (i64 tap = 0; tap < p.taps; ++tap) {
+          const i64 down = (line + tap) % layer_.kernel[1], above = (line + tap) / layer_.kernel[1];
+          w_offset[tap] = tap * kernel * lanes_;
+          x_tap[tap] = (above * rows + down * layer_.dilation[1]) * width;
+        }
+        for (i64 column = 0; column < kernel; column += columns) {
+          p.columns = std::min(columns, kernel - column);
+          p.w = weights + (r * terms + (line * kernel + column) * lanes_);
+          p.accumulate = line + column > 0;
+          const bool last = line + p.taps == lines_ && column + p.columns == kernel;
+          p.bias = last && bias ? bias + r : nullptr;
+          for (i64 y = 0; y < part.down; ++y)
+            for (i64 first = 0; first < part.across; first += positions) {
+              from = copied + y * layer_.stride[1] * width + first * layer_.stride[2] + column;
+              p.c = to + y * row_pitch + first * pitch + r;
+              kernels_.line_product[vectors][std::min(positions, part.across - first)](p);
+            }
+        }
+      }
+    }
+  }
+
+  const Layer layer_;
+  const Kernels<T>& kernels_;
+  const i64 lanes_, padded_, lines_;  // rows of whole vectors; rows of all kernels of an output channel
+  Buffer<T> weights_;
+};
+
+}  // namespace
+
+template <typename T>
+std::unique_ptr<Way<T>> narrow_adjoint(const Layer& layer, const Call& call, const Kernels<T>& kernels, const T* w,
+                                       int threads) {
+  if (layer.transposed || layer.cols > kMostColumns || layer.dilation[2] != 1 || call.batch == 0) return nullptr;
+  const i64 room = kInputBytes / (static_cast<i64>(sizeof(T)) * layer.cols);
+  if (layer.kernel[0] > room || layer.kernel[2] > room / layer.kernel[0]) return nullptr;
+  if (layer.dilation[1] > room || (layer.kernel[1] - 1) > room / layer.dilation[1] ||
+      (layer.kernel[1] - 1) * layer.dilation[1] + 1 > room / (layer.kernel[0] * layer.kernel[2]))
+    return nullptr;
+  if (!worth(layer, call)) return nullptr;
+  auto way = std::make_unique<NarrowAdjoint<T>>(layer, kernels);
+  way->pack(w, threads);
+  return way;
+}
+
+#define UPSCORE_INSTANTIATE(T) \
+  template std::unique_ptr<Way<T>> narrow_adjoint<T>(const Layer&, const Call&, const Kernels<T>&, const T*, int);
+UPSCORE_INSTANTIATE(float)
+UPSCORE_INSTANTIATE(double)
+
+}  // namespace upscore
