@@ -41,6 +41,11 @@ def upscore_nn(layer: Layer, x: Array, w: Array, b: Array, gradient: Array, thre
     return _autograd(peers.upscore_module(threads, layer), layer, (x, w, b, gradient), channels_last=False)
 
 
+def upscore_nn_channels_last(layer: Layer, x: Array, w: Array, b: Array, gradient: Array, threads: int) -> Prepared:
+    module = peers.upscore_module(threads, layer)
+    return _autograd(module, layer, (x, w, b, gradient), channels_last=True)
+
+
 def torch_contiguous(layer: Layer, x: Array, w: Array, b: Array, gradient: Array, threads: int) -> Prepared:
     return _autograd(peers.torch_module(threads, layer), layer, (x, w, b, gradient), channels_last=False)
 
@@ -58,7 +63,7 @@ def torch_channels_last(layer: Layer, x: Array, w: Array, b: Array, gradient: Ar
     return run, unflatten
 
 
-OURS = {"upscore": upscore_ops, "upscore.nn": upscore_nn}
+OURS = {"upscore": upscore_ops, "upscore.nn": upscore_nn, "upscore.nn channels-last": upscore_nn_channels_last}
 PEERS = {"torch": torch_contiguous, "torch channels-last": torch_channels_last}
 ENGINES: dict[str, Callable[..., Prepared]] = OURS | PEERS
 

@@ -210,11 +210,11 @@ class Filtered final : public WeightGradient<T> {
   void transform_inputs(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* inputs) const {
     const Layer& layer = in_.layer;
     const SetAxis &deep = sets_[0], &down = sets_[1], &across = sets_[2];
-    const i64 channels = layer.groups * layer.cols, plane = in_.in_plane(), vectors = ceil_div(part.columns, lanes_);
+    const i64 vectors = ceil_div(part.columns, lanes_);
     i64 image, z, y;
     place_of(at, image, z, y);
-    const Image<T> from{in_.x + (image * channels + part.group * layer.cols + part.column + v * lanes_) * plane,
-                        in_.x + in_.call.batch * channels * plane, in_.call.in, 0};
+    const Image<T> from = image_of(in_.x, in_.call.batch, layer.groups * layer.cols, in_.call.in, false, image,
+                                   part.group * layer.cols + part.column + v * lanes_);
     const i64 line = input_span() * lanes_;
     for (i64 i = 0; i < lines_[0] * lines_[1]; ++i)
       turn_row(in_.kernels, from, std::min(lanes_, part.columns - v * lanes_),
@@ -230,12 +230,11 @@ class Filtered final : public WeightGradient<T> {
   void transform_gradient(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* gradient) const {
     const Layer& layer = in_.layer;
     const AxisPlan &deep = sets_[0].plan, &down = sets_[1].plan, &across = sets_[2].plan;
-    const i64 channels = layer.groups * layer.rows, plane = in_.out_plane();
     const i64 pitch = ceil_div(part.rows, lanes_) * at.all * lanes_;
     i64 image, z, y;
     place_of(at, image, z, y);
-    const Image<T> from{in_.grad_y + (image * channels + part.group * layer.rows + part.row + v * lanes_) * plane,
-                        in_.grad_y + in_.call.batch * channels * plane, in_.call.out, 0};
+    const Image<T> from = image_of(in_.grad_y, in_.call.batch, layer.groups * layer.rows, in_.call.out, false, image,
+                                   part.group * layer.rows + part.row + v * lanes_);
     const i64 span = at.count * across.out_step, line = span * lanes_, phases = layer.stride[2];
     for (i64 lead = 0; lead < part.leads; ++lead) {
       const i64 rz = (part.lead + lead) / layer.stride[1], ry = (part.lead + lead) % layer.stride[1];

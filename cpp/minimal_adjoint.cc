@@ -308,12 +308,10 @@ class MinimalAdjoint final : public Way<T> {
   // inputs[phase of the last axis][line][set][column], of a row of sets and a vector of columns
   void transform_inputs(const Call& call, const Tile& tile, i64 r, i64 lead, i64 column, i64 columns, const T* x,
                         T* turned, T* spare, T* inputs, i64 sets) const {
-    const i64 channels = layer_.groups * layer_.cols, plane = call.in[0] * call.in[1] * call.in[2];
     i64 image, z, y;
     place_of(tile.row + r, image, z, y);
-    const i64 channel = tile.group * layer_.cols + column;
-    const Image<T> from{x + image * channels * plane + channel * (call.reads_last ? 1 : plane),
-                        x + call.batch * channels * plane, call.in, call.reads_last ? channels : 0};
+    const Image<T> from = image_of(x, call.batch, layer_.groups * layer_.cols, call.in, call.reads_last, image,
+                                   tile.group * layer_.cols + column);
     const Size& stride = layer_.stride;
     const i64 span = ((tile.count - 1) * outputs_[2] + shift_[2].back() + 1) * stride[2], line = span * lanes_;
     for (i64 i = 0; i < lines_[0] * lines_[1]; ++i)

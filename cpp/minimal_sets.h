@@ -1,46 +1,13 @@
-// Minimal filtering with lanes along channels, of arrays that have channels first: rows of sets are turned, a vector of
-// channels at a time, and transformed.
+// Minimal filtering with lanes along channels: rows of sets are turned, a vector of channels at a time, and
+// transformed.
 #pragma once
 
 #include <algorithm>
 
-#include "kernels/kernels.h"
+#include "image.h"
 #include "minimal.h"
 
 namespace upscore {
-
-// Where a row of numbers comes from: channels of one image.
-template <typename T>
-struct Image {
-  const T *first, *end;  // of this image's channels; of all images
-  Size size;
-  i64 pixel;  // 0 with channels first; otherwise from one position to the next
-};
-
-// `count` numbers of a row from x on, `channels` of them up to a vector, to vectors; zeros for what is outside.
-template <typename T>
-void turn_row(const Kernels<T>& kernels, const Image<T>& image, i64 channels, i64 z, i64 y, i64 x, i64 count, T* to) {
-  const Size& size = image.size;
-  const i64 lanes = kernels.lanes;
-  const bool exists = z >= 0 && z < size[0] && y >= 0 && y < size[1];
-  const i64 skip = exists ? std::clamp<i64>(-x, 0, count) : count;
-  const i64 stop = exists ? std::clamp<i64>(size[2] - x, skip, count) : count;
-  const i64 position = (z * size[1] + y) * size[2] + x + skip;
-  std::fill_n(to, skip * lanes, T(0));
-  if (stop > skip && image.pixel == 0) {
-    kernels.transpose(image.first + position, image.end, size[0] * size[1] * size[2], channels, stop - skip, nullptr,
-                      to + skip * lanes, lanes);
-  } else if (stop > skip && channels == lanes) {
-    kernels.transform_sets[1](image.first + position * image.pixel, 0, image.pixel, stop - skip, to + skip * lanes, 0,
-                              lanes);
-  } else {
-    for (i64 i = skip; i < stop; ++i) {
-      std::copy_n(image.first + (position + i - skip) * image.pixel, channels, to + i * lanes);
-      std::fill(to + i * lanes + channels, to + (i + 1) * lanes, T(0));
-    }
-  }
-  std::fill_n(to + stop * lanes, (count - stop) * lanes, T(0));
-}
 
 // The numbers of sets that lie in a row, and the points or taps that they become, per axis; from one to the next.
 struct SetNumbers {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "image.h"
 #include "plan.h"
 #include "scratch.h"
 #include "threads.h"
@@ -49,7 +50,7 @@ class NarrowAdjoint final : public Way<T> {
     });
   }
 
-  bool takes(const Call& call) const override { return !call.writes_last || layer_.rows % lanes_ == 0; }
+  bool takes(const Call&) const override { return true; }
   std::size_t size() const override { return weights_.size(); }
 
   std::string why(const Call& call, int threads) const override {
@@ -133,17 +134,25 @@ class NarrowAdjoint final : public Way<T> {
     const i64 rows = input_rows(part.down), width = input_width(part.across);
     const i64 inputs = layer_.cols * layer_.kernel[0] * rows * width;
     const i64 channels = layer_.groups * layer_.rows, plane = call.out[0] * call.out[1] * call.out[2];
-    const i64 pitch = call.writes_last ? channels : part.wide + lanes_;
-    const i64 outputs = call.writes_last ? 0 : part.down * part.across * pitch;
+    const bool in_place = call.writes_last && layer_.rows % lanes_ == 0;  // whole vectors are written
+    const i64 pitch = in_place ? channels : part.wide + lanes_;
+    const i64 outputs = in_place ? 0 : part.down * part.across * pitch;
     T* const copied = scratch<T>(static_cast<std::size_t>(inputs + outputs));
     copy(call, part, rows, width, x, copied);
     const i64 channel = part.group * layer_.rows + part.first;
     const i64 first = (part.at[0] * call.out[1] + part.at[1]) * call.out[2] + part.at[2];
-    T* const to = call.writes_last ? y + (part.image * plane + first) * channels + channel : copied + inputs;
-    multiply(part, rows, width, copied, bias, to, (call.writes_last ? call.out[2] : part.across) * pitch, pitch);
-    if (call.writes_last) return;
+    T* const last = y + (part.image * plane + first) * channels + channel;
+    T* const to = in_place ? last : copied + inputs;
+    multiply(part, rows, width, copied, bias, to, (in_place ? call.out[2] : part.across) * pitch, pitch);
+    if (in_place) return;
+    const i64 here = std::min(part.wide, layer_.rows - part.first);
+    if (call.writes_last) {
+      for (i64 i = 0; i < part.down * part.across; ++i)
+        std::copy_n(to + i * pitch, here, last + (i / part.across * call.out[2] + i % part.across) * channels);
+      return;
+    }
     T* const out = y + (part.image * channels + channel) * plane + first;
-    const i64 here = std::min(part.wide, layer_.rows - part.first), lines = part.across == call.out[2] ? 1 : part.down;
+    const i64 lines = part.across == call.out[2] ? 1 : part.down;
     const i64 length = part.down * part.across / lines;  // whole rows lie one behind the other
     for (i64 line = 0; line < lines; ++line)
       turn_outputs(kernels_, to + line * length * pitch, to + outputs, pitch, length, here, out + line * call.out[2],
@@ -153,19 +162,18 @@ class NarrowAdjoint final : public Way<T> {
   // copied[input channel][tap of the first axis][row][column], zeros outside.
   void copy(const Call& call, const Part& part, i64 rows, i64 width, const T* x, T* copied) const {
     const Size& in = call.in;
-    const i64 channels = layer_.groups * layer_.cols, plane = in[0] * in[1] * in[2];
-    const i64 pixel = call.reads_last ? channels : 1;
     const i64 left = part.at[2] * layer_.stride[2] - call.lo[2];
     const i64 skip = std::clamp<i64>(-left, 0, width), stop = std::clamp<i64>(in[2] - left, skip, width);
     for (i64 c = 0; c < layer_.cols; ++c) {
-      const i64 channel = part.group * layer_.cols + c;
-      const T* from = x + part.image * channels * plane + channel * (call.reads_last ? 1 : plane);
+      const Image<T> from = image_of(x, call.batch, layer_.groups * layer_.cols, in, call.reads_last, part.image,
+                                     part.group * layer_.cols + c);
+      const i64 pixel = from.step();
       for (i64 tap = 0; tap < layer_.kernel[0]; ++tap)
         for (i64 row = 0; row < rows; ++row, copied += width) {
           const i64 z = part.at[0] * layer_.stride[0] + tap * layer_.dilation[0] - call.lo[0];
           const i64 r = part.at[1] * layer_.stride[1] + row - call.lo[1];
           const bool exists = z >= 0 && z < in[0] && r >= 0 && r < in[1];
-          const T* const line = from + (exists ? (z * in[1] + r) * in[2] + left : 0) * pixel;
+          const T* const line = from.first + (exists ? (z * in[1] + r) * in[2] + left : 0) * pixel;
           const i64 begin = exists ? skip : width, end = exists ? stop : width;
           std::fill(copied, copied + begin, T(0));
           if (pixel == 1)

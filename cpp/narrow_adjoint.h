@@ -1,5 +1,5 @@
-// The adjoint of layers with few output channels: its input has few channels, whose rows are read as they lie. Lanes run
-// along the many output channels, terms along the kernel's rows, and no input is picked out of a strided row.
+// The adjoint of layers with few output channels: its input has few channels, whose rows are read as they lie. Lanes
+// run along the many output channels, terms along the kernel's rows, and no input is picked out of a strided row.
 #pragma once
 
 #include <memory>
