@@ -22,10 +22,12 @@ constexpr i64 kShortRow = 32;
 constexpr double kTerms = 600, kShortTerms = 64;  // times the kernel's length
 constexpr i64 kTasks = 4;                         // of a thread
 
-// Measured: long kernels pay for turning the outputs, short rows of outputs for less copying.
-bool worth(const Layer& layer, const Call& call) {
+// Measured: long kernels pay for turning the outputs, short rows of outputs for less copying. Most lanes are to have
+// work.
+bool worth(const Layer& layer, const Call& call, i64 lanes) {
   const double terms = static_cast<double>(layer.cols) * static_cast<double>(layer.taps());
-  return terms * static_cast<double>(layer.kernel[2]) >= (call.out[2] < kShortRow ? kShortTerms : kTerms);
+  return 4 * layer.rows >= 3 * round_up(layer.rows, lanes) &&
+         terms * static_cast<double>(layer.kernel[2]) >= (call.out[2] < kShortRow ? kShortTerms : kTerms);
 }
 
 template <typename T>
@@ -246,7 +248,7 @@ std::unique_ptr<Way<T>> narrow_adjoint(const Layer& layer, const Call& call, con
   if (layer.dilation[1] > room || (layer.kernel[1] - 1) > room / layer.dilation[1] ||
       (layer.kernel[1] - 1) * layer.dilation[1] + 1 > room / (layer.kernel[0] * layer.kernel[2]))
     return nullptr;
-  if (!worth(layer, call)) return nullptr;
+  if (!worth(layer, call, kernels.lanes)) return nullptr;
   auto way = std::make_unique<NarrowAdjoint<T>>(layer, kernels);
   way->pack(w, threads);
   return way;

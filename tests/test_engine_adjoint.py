@@ -12,7 +12,7 @@ from upscore.geometry import Geometry
 # channels in (of the layer: the many), out, groups, input size, geometry. Kernels that are cut into several sums, short
 # rows, channels that do not fill vectors, borders on all sides, steps between the kernel's rows.
 NARROW = {
-    "inverse stft": (33, 1, 1, (21,), Geometry(1024, 256)),
+    "inverse stft": (47, 1, 1, (21,), Geometry(1024, 256)),
     "long rows": (50, 3, 1, (13, 37), Geometry((3, 9), (2, 3), crop=((1, 2), (4, 5)))),
     "short rows": (64, 2, 1, (9, 11), Geometry((5, 4), 2, crop=((2, 1), (0, 3)))),
     "groups": (96, 2, 2, (7, 20), Geometry((3, 12), (1, 4), crop=4)),
