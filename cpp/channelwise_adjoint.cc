@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "channel_planes.h"
+#include "plan.h"
 #include "scratch.h"
 #include "threads.h"
 
@@ -15,6 +17,11 @@ constexpr i64 kSums = 1 << 16;       // of a task
 constexpr i64 kAcross = 1024;        // outputs of a row in a task
 constexpr double kSerialWork = 1e6;  // multiplications below which waking another thread costs more
 constexpr i64 kMostReach = 1 << 16;  // of the outputs of a task, along a row of inputs
+
+double work(const Layer& layer, const Call& call) {
+  const double outputs = static_cast<double>(call.batch * layer.groups * call.out[0] * call.out[1] * call.out[2]);
+  return outputs * static_cast<double>(layer.taps());
+}
 
 template <typename T>
 class ChannelwiseAdjoint final : public Way<T> {
@@ -93,8 +100,7 @@ void ChannelwiseAdjoint<T>::rows(const Call& call, i64 image, i64 first, i64 las
 
 template <typename T>
 int ChannelwiseAdjoint<T>::useful_threads(const Call& call, int threads) const {
-  const double outputs = static_cast<double>(call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2]);
-  return outputs * static_cast<double>(layer_.taps()) < kSerialWork ? 1 : threads;
+  return work(layer_, call) < kSerialWork ? 1 : threads;
 }
 
 template <typename T>
@@ -104,13 +110,67 @@ std::string ChannelwiseAdjoint<T>::why(const Call& call, int threads) const {
          std::to_string(used) + (used == 1 ? " thread" : " threads");
 }
 
+// The same for other kernels: lanes run along positions, whose inputs are split into planes.
+template <typename T>
+class PlanesAdjoint final : public Way<T> {
+ public:
+  PlanesAdjoint(const Layer& layer, const Kernels<T>& kernels, const T* w)
+      : layer_(layer), kernels_(kernels), weights_(w, w + layer.groups * layer.taps()) {}
+
+  std::size_t size() const override { return weights_.size(); }
+  std::string why(const Call& call, int threads) const override {
+    const int used = useful_threads(call, threads);
+    return "convolution: channels do not mix, so lanes run along positions, from one row into the next; inputs are "
+           "split "
+           "by the residues of the strides; " +
+           std::to_string(used) + (used == 1 ? " thread" : " threads");
+  }
+
+  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
+    const ChannelPlanes planes(layer_, call.out, call.in, call.lo, kernels_.lanes, sizeof(T));
+    const i64 images = call.batch * layer_.groups, tiles = planes.tiles(), taps = layer_.taps();
+    const i64 in = call.in[0] * call.in[1] * call.in[2], out = call.out[0] * call.out[1] * call.out[2];
+    threads = useful_threads(call, threads);
+    // A task is some channels of a tile, which come from the same places.
+    const i64 some = std::clamp<i64>(images * tiles / (i64{kTasks} * threads), 1, std::min(images, i64{kChannels}));
+    const i64 parts = ceil_div(images, some);
+    parallel_for(parts * tiles, threads, [&](i64 task) {
+      const ChannelTile tile = planes.tile(task / parts);
+      thread_local std::vector<Run> runs;
+      planes.find_runs(tile, runs);
+      const i64 count = planes.count(tile), first = task % parts * some;
+      T* const split = scratch<T>(static_cast<std::size_t>(planes.size() + count + 2 * kernels_.lanes));
+      T* const sums = split + planes.size() + kernels_.lanes;
+      for (i64 image = first; image < std::min(first + some, images); ++image) {
+        const i64 channel = image % layer_.groups;
+        planes.copy(kernels_, runs, x + image * in, x + images * in, split);
+        kernels_.weigh(weights_.data() + channel * taps, taps, split, planes.place().data(), count,
+                       bias ? bias[channel] : T(0), sums);
+        T* to = y + image * out + (tile.first[0] * call.out[1] + tile.first[1]) * call.out[2] + tile.first[2];
+        for (i64 row = 0; row < tile.down; ++row)
+          std::copy_n(sums + row * planes.pitch(), tile.across, to + row * call.out[2]);
+      }
+    });
+  }
+
+ private:
+  static constexpr int kTasks = 8, kChannels = 64;
+  int useful_threads(const Call& call, int threads) const { return work(layer_, call) < kSerialWork ? 1 : threads; }
+
+  const Layer layer_;
+  const Kernels<T>& kernels_;
+  const std::vector<T> weights_;
+};
+
 }  // namespace
 
 template <typename T>
 std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w) {
   if (layer.transposed || layer.rows != 1 || layer.cols != 1) return nullptr;
-  if (layer.kernel[2] < kernels.lanes || layer.kernel[2] > kMostReach || layer.dilation[2] != 1) return nullptr;
-  return std::make_unique<ChannelwiseAdjoint<T>>(layer, kernels, w);
+  if (layer.kernel[2] >= kernels.lanes && layer.kernel[2] <= kMostReach && layer.dilation[2] == 1)
+    return std::make_unique<ChannelwiseAdjoint<T>>(layer, kernels, w);
+  if (layer.taps() > Limits::terms || !ChannelPlanes::usable(layer, kernels.lanes, sizeof(T))) return nullptr;
+  return std::make_unique<PlanesAdjoint<T>>(layer, kernels, w);
 }
 
 template std::unique_ptr<Way<float>> channelwise_adjoint<float>(const Layer&, const Kernels<float>&, const float*);

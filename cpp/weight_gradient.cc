@@ -7,6 +7,7 @@
 #include "gradient_channelwise.h"
 #include "gradient_inputs.h"
 #include "gradient_minimal.h"
+#include "gradient_planes.h"
 #include "gradient_taps.h"
 #include "scratch.h"
 #include "threads.h"
@@ -26,7 +27,7 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
                      const T* x, const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
-  for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_inputs<T>})
+  for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_planes<T>, gradient_inputs<T>})
     if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
   const double positions = static_cast<double>(call.batch * layer.groups * inputs.in_plane());
   const bool worth = filtering == Filtering::kWhereFaster && way->cost * positions > kFilteredCycles;

@@ -59,3 +59,40 @@ def test_few_channels_with_a_bias():
     ours = upscore.conv(x, w, bias, stride=2, padding=3)
     plain = upscore.conv(x, w, stride=2, padding=3)
     np.testing.assert_allclose(ours, plain + bias.reshape(-1, 1, 1), rtol=0, atol=1e-6 * np.abs(plain).max())
+
+
+# channels, input size, geometry: channels do not mix. Rows that vectors run across, taps far apart, strides that leave
+# inputs unread, borders without inputs, several tiles.
+CHANNELWISE = {
+    "bilinear": (5, (9, 13), Geometry((4, 4), 2, crop=1)),
+    "stride 1": (3, (30, 7), Geometry((3, 5), 1, crop=((1, 0), (2, 2)))),
+    "kernel smaller than the stride": (4, (6, 9), Geometry((2, 1), (3, 2), crop=((0, -1), (0, -1)))),
+    "far apart": (2, (7, 20), Geometry((3, 2), (2, 3), dilation=(5, 4), crop=((3, 1), (2, 0)))),
+    "many rows": (2, (900, 6), Geometry((3, 3), 3)),
+    "long rows": (2, (3, 1500), Geometry((3, 4), (1, 2), crop=1)),
+    "three axes": (3, (4, 5, 6), Geometry((4, 3, 2), (2, 1, 2), crop=1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize("name", CHANNELWISE)
+def test_channels_that_do_not_mix(name, isa, dtype):
+    cpu.force(isa)
+    channels, n, geometry = CHANNELWISE[name]
+    size = geometry.output_size(n)
+    rng = np.random.default_rng(2)
+    x, w, grad_y, bias = (
+        rng.standard_normal(s).astype(dtype)
+        for s in ((3, channels, *n), (channels, 1, *geometry.kernel), (3, channels, *size), (channels,))
+    )
+    wide = (a.astype(float) for a in (grad_y, x, w))
+    exact_x, exact_w, _ = reference.gradients(*wide, geometry=geometry, groups=channels)
+    tolerance = 1e-6 if dtype == np.float32 else 1e-14
+    packed = engine.Packed(w, bias, geometry, channels, adjoint=True)
+    for threads in (1, 3):
+        ours = packed.run(grad_y, geometry, n, threads=threads).astype(float)
+        ours -= bias.astype(float).reshape(-1, *[1] * len(n))
+        assert np.linalg.norm(ours - exact_x) <= 2 * tolerance * np.linalg.norm(exact_x)
+        ours = engine.weight_gradient(x, grad_y, geometry, channels, 1, threads)
+        assert np.linalg.norm(ours - exact_w) <= tolerance * np.linalg.norm(exact_w)

@@ -44,4 +44,24 @@ void dots(const T* x, i64 count, const T* lines, const i64* place, i64 taps, T* 
   for (; t < taps; ++t) some_dots<T, 1>(x, count, lines, place + t, sums + t * L);
 }
 
+// out[i] = bias + sum over taps of w[t] * lines[place[t] + i] for i < count, in whole vectors.
+template <typename T>
+void weigh(const T* w, i64 taps, const T* lines, const i64* place, i64 count, T bias, T* out) {
+  constexpr int L = kLanes<T>, N = 8;
+  i64 i = 0;
+  for (; i + N * L <= count; i += N * L) {
+    Vector<T> sum[N] = {};
+    for (i64 t = 0; t < taps; ++t)
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) sum[n] += w[t] * load(lines + place[t] + i + n * L);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) store(out + i + n * L, sum[n] + bias);
+  }
+  for (; i < count; i += L) {
+    Vector<T> sum = {};
+    for (i64 t = 0; t < taps; ++t) sum += w[t] * load(lines + place[t] + i);
+    store(out + i, sum + bias);
+  }
+}
+
 }  // namespace upscore::UPSCORE_ISA

@@ -152,6 +152,9 @@ struct Kernels {
   // For t < taps: sums[t*lanes + l] += x[i] * lines[place[t] + i] for i < count, i % lanes = l. Up to a vector more of
   // each is read.
   void (*dots)(const T* x, i64 count, const T* lines, const i64* place, i64 taps, T* sums);
+  // out[i] = bias + sum over taps of w[t] * lines[place[t] + i] for i < count, in whole vectors: up to a vector more is
+  // read and written.
+  void (*weigh)(const T* w, i64 taps, const T* lines, const i64* place, i64 count, T bias, T* out);
   void (*fill)(T value, i64 length, T* dst);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);

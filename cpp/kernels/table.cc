@@ -28,6 +28,7 @@ Kernels<T> table() {
   k.transpose = transpose<T>;
   k.unfold = unfold<T>;
   k.dots = dots<T>;
+  k.weigh = weigh<T>;
   k.fill = fill<T>;
   k.stream = stream<T>;
   k.transform_inputs = transform_inputs<T>;
