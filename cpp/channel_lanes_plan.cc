@@ -12,6 +12,8 @@ namespace {
 constexpr i64 kMostOutputs = 4096;    // positions of an image
 constexpr i64 kMostPairs = 1 << 17;   // of an output and a tap
 constexpr i64 kFarWeights = 4 << 20;  // bytes that come from memory
+constexpr i64 kTasksOfThread = 4;     // that are asked for
+constexpr double kLate = 0.15;        // of a task: threads do not begin together
 
 // Where the taps of one output position of one axis read, if inside.
 struct Reads {
@@ -103,6 +105,12 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
   const double calls = static_cast<double>(ceil_div(columns, packing.columns)) * kCall;
   return static_cast<double>(ceil_div(outputs, most)) * (static_cast<double>(columns * taps) * tap + calls) / v;
 }
+// How much longer than its work a call takes whose tasks do not fill all threads to the end; `tasks` would.
+double idle(i64 all, i64 tasks) {
+  const i64 threads = std::max<i64>(tasks / kTasksOfThread, 1);
+  const double turns = static_cast<double>(ceil_div(all, threads));
+  return (turns + (threads > 1 ? kLate : 0)) * static_cast<double>(threads) / static_cast<double>(all);
+}
 constexpr double kTurn = 0.4;   // to turn a number
 constexpr double kFetch = 0.1;  // for a byte that does not come from a core's own caches
 
@@ -148,25 +156,30 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
   };
   const i64 weights = layer.taps() * layer.rows * layer.cols * bytes;
   std::optional<ChannelLanes> best;
+  double soonest = 0;
   for (i64 images = most; images > 0; images /= 2) {
     map.images = piece(call.batch, images);
     map.image_pitch = map.images <= lanes ? map.images : round_up(map.images, lanes);
     const i64 outputs = map.outputs * map.images;
     map.parts = ceil_div(call.batch, map.images);
-    map.chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
-    while (map.chunk > unit && map.parts * layer.groups * ceil_div(layer.rows, map.chunk) < tasks)
-      map.chunk = std::max(unit, map.chunk / 2 / unit * unit);
-    map.chunk = round_up(piece(layer.rows, map.chunk), unit);
-    map.vectors = row_vectors(map.chunk, unit, lanes);
-    map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
-    map.sums = outputs * (map.chunk + lanes);
-    map.cycles = 0;
-    for (std::size_t phase = 0; phase < groups.size(); ++phase) map.cycles += std::min(with_zeros(phase), apart(phase));
-    map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
-    if (weights > kFarWeights) map.cycles += kFetch * static_cast<double>(weights * (map.parts - 1));
-    if (!call.reads_last)
-      map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * ceil_div(layer.rows, map.chunk));
-    if (!best || map.cycles < best->cycles) best = map;
+    const i64 fit = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
+    for (i64 chunk = fit; chunk > 0; chunk = chunk > unit ? std::max(unit, chunk / 2 / unit * unit) : 0) {
+      map.chunk = round_up(piece(layer.rows, chunk), unit);
+      map.vectors = row_vectors(map.chunk, unit, lanes);
+      map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
+      map.sums = outputs * (map.chunk + lanes);
+      const i64 chunks = ceil_div(layer.rows, map.chunk);
+      map.cycles = 0;
+      for (std::size_t phase = 0; phase < groups.size(); ++phase)
+        map.cycles += std::min(with_zeros(phase), apart(phase));
+      map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+      if (weights > kFarWeights) map.cycles += kFetch * static_cast<double>(weights * (map.parts - 1));
+      if (!call.reads_last) map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * chunks);
+      const double time = map.cycles * idle(map.parts * layer.groups * chunks, tasks);
+      if (best && time >= soonest) continue;
+      soonest = time;
+      best = map;
+    }
   }
   map = std::move(*best);
   // With few positions it is better to multiply some zeros than to take the weights several times.
