@@ -20,7 +20,7 @@ constexpr i64 kOutputBytes = 256 << 10;  // of a task
 constexpr double kSerialWork = 6e6;      // multiplications below which waking another thread costs more
 constexpr i64 kShortRow = 32;
 constexpr double kTerms = 600, kShortTerms = 8;  // times the kernel's length
-constexpr i64 kTasks = 4;                         // of a thread
+constexpr i64 kTasks = 4;                        // of a thread
 
 // Measured: long kernels pay for turning the outputs, short rows of outputs for less copying. Most lanes are to have
 // work.
