@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "channel_lanes.h"
+#include "threads.h"
 
 namespace upscore {
 namespace {
@@ -368,8 +369,7 @@ std::string explain_channel_lanes(const Layer& layer, const Target& target, cons
         << (groups == 1 ? " group that uses" : " groups, each of which uses") << " the same taps"
         << (map.zeros ? ", or zeros where few lie outside" : "") << "; a task computes " << map.images
         << (map.images == 1 ? " image" : " images");
-  why << " and " << map.chunk << " of " << layer.rows << " channels; " << schedule.threads
-      << (schedule.threads == 1 ? " thread" : " threads");
+  why << " and " << map.chunk << " of " << layer.rows << " channels; " << say_threads(schedule.threads);
   return why.str();
 }
 

@@ -274,10 +274,9 @@ int Channelwise<T>::useful_threads(const Call& call, int threads) const {
 
 template <typename T>
 std::string Channelwise<T>::why(const Call& call, int threads) const {
-  const int used = useful_threads(call, threads);
   return std::string("transposed convolution: channels do not mix, so every output row is computed along its lanes, ") +
-         std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " + std::to_string(used) +
-         (used == 1 ? " thread" : " threads");
+         std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " +
+         say_threads(useful_threads(call, threads));
 }
 
 }  // namespace

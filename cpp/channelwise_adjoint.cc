@@ -105,9 +105,8 @@ int ChannelwiseAdjoint<T>::useful_threads(const Call& call, int threads) const {
 
 template <typename T>
 std::string ChannelwiseAdjoint<T>::why(const Call& call, int threads) const {
-  const int used = useful_threads(call, threads);
   return "convolution: channels do not mix and kernels fill vectors, so lanes run along the kernel's rows; " +
-         std::to_string(used) + (used == 1 ? " thread" : " threads");
+         say_threads(useful_threads(call, threads));
 }
 
 // The same for other kernels: lanes run along positions, whose inputs are split into planes.
@@ -119,11 +118,10 @@ class PlanesAdjoint final : public Way<T> {
 
   std::size_t size() const override { return weights_.size(); }
   std::string why(const Call& call, int threads) const override {
-    const int used = useful_threads(call, threads);
     return "convolution: channels do not mix, so lanes run along positions, from one row into the next; inputs are "
            "split "
            "by the residues of the strides; " +
-           std::to_string(used) + (used == 1 ? " thread" : " threads");
+           say_threads(useful_threads(call, threads));
   }
 
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {

@@ -101,63 +101,69 @@ class Filtered final : public WeightGradient<T> {
     return (across_ - 1) * sets_[2].plan.in_step + reach.back() - reach.front() + 1;
   }
 
+  // Channels, and phases of the leading axes, of a task; sets of a row, and rows, of a tile.
+  struct Cut {
+    i64 columns = 0, rows = 0, leads = 0, across = 0, down = 0;
+  };
+  i64 halved(i64 channels) const { return channels > lanes_ ? round_up(channels / 2, lanes_) : 0; }
+
+  // Cycles of all tasks of one group.
+  double cycles(const Cut& c) const {
+    const Layer& layer = in_.layer;
+    const i64 height = std::min<i64>(in_.kernels.tile_rows, lanes_), phases = c.leads * layer.stride[2];
+    const auto axes = static_cast<double>(p_.filtered.size()), vectors = static_cast<double>(c.rows / lanes_);
+    const auto all_sets = static_cast<double>(sets_[2].plan.positions * set_rows());
+    const auto sets = static_cast<double>(c.across * c.down), across = static_cast<double>(c.across);
+    const auto columns = static_cast<double>(round_up(std::min(c.columns, layer.cols), height));
+    const double share = static_cast<double>(c.leads) / static_cast<double>(all_leads());
+    const double places = static_cast<double>(places_ * p_.taps) * share;
+    const double calls = columns / static_cast<double>(height) * std::ceil(vectors / 3);
+    const double product = kProduct * (vectors == 1 ? 1.1 : 1) + kSum / sets;
+    const double products = places * (columns * vectors * product + calls * kCall / sets);
+    // What is turned, and its points, of a vector of channels.
+    auto operand = [&](i64 rows, i64 step, i64 points) {
+      const double numbers = static_cast<double>(rows * step * lanes_), lines = static_cast<double>(points) * axes;
+      return numbers * kTurn + lines * kPass + (static_cast<double>(rows) + lines / 4) * kCall / across;
+    };
+    const double inputs =
+        static_cast<double>(c.columns / lanes_) * operand(lines_[0] * lines_[1], sets_[2].plan.in_step, p_.lines);
+    const double gradients =
+        vectors * operand(c.leads * outputs_[0] * outputs_[1], sets_[2].plan.out_step, phases * p_.points);
+    const i64 tasks = ceil_div(layer.cols, c.columns) * ceil_div(layer.rows, c.rows) * ceil_div(all_leads(), c.leads);
+    return static_cast<double>(tasks) *
+           ((products + inputs + gradients) * all_sets + places * columns * vectors * kEnd);
+  }
+
   // The cheapest of the cuts into tasks and tiles that fit.
   void cut() {
     const Layer& layer = in_.layer;
-    const i64 bytes = sizeof(T), positions = sets_[2].plan.positions, rows = set_rows();
+    const i64 bytes = sizeof(T), positions = sets_[2].plan.positions, rows = set_rows(), vector = lanes_ * bytes;
     if (positions * rows == 0) return;
-    const i64 reach = sets_[2].reach.back() - sets_[2].reach.front(), vector = lanes_ * bytes;
-    const i64 height = std::min<i64>(in_.kernels.tile_rows, lanes_);
-    const i64 axes = static_cast<i64>(p_.filtered.size());
+    // Sets of a row, whose inputs and gradients are turned together.
+    const i64 reach = sets_[2].reach.back() - sets_[2].reach.front(), fit = kTurnedBytes / vector;
+    const i64 input_rows = lines_[0] * lines_[1], gradient_rows = outputs_[0] * outputs_[1];
+    if (reach > fit / input_rows) return;
+    const i64 across =
+        std::min({positions, kMostAcross, (fit / input_rows - reach - 1) / sets_[2].plan.in_step + 1,
+                  fit / (gradient_rows * sets_[2].plan.out_step), kSpareBytes / (2 * vector * p_.lines)});
+    if (across < 1) return;
     double least = std::numeric_limits<double>::infinity();
     Cut best;
-    for (i64 leads = all_leads(); leads >= 1; leads = leads > 1 ? piece(all_leads(), leads - 1) : 0) {
-      // Sets of a row, whose inputs and gradients are turned together.
-      const i64 input_rows = lines_[0] * lines_[1], gradient_rows = outputs_[0] * outputs_[1];
-      const i64 fit = kTurnedBytes / vector;
-      if (reach > fit / input_rows) return;
-      const i64 across =
-          std::min({positions, kMostAcross, (fit / input_rows - reach - 1) / sets_[2].plan.in_step + 1,
-                    fit / (gradient_rows * sets_[2].plan.out_step), kSpareBytes / (2 * vector * p_.lines)});
-      if (across < 1) continue;
-      for (i64 cols = round_up(layer.cols, lanes_); cols >= lanes_; cols = cols > lanes_ ? halved(cols) : 0)
-        for (i64 wide = round_up(layer.rows, lanes_); wide >= lanes_; wide = wide > lanes_ ? halved(wide) : 0) {
-          const double share = static_cast<double>(leads) / static_cast<double>(all_leads());
-          const i64 phases = leads * layer.stride[2];
-          const i64 sums = ceil_div(places_ * leads, all_leads()) * p_.taps * std::min(cols, layer.cols) * wide;
-          const i64 per_set = p_.lines * cols + phases * p_.points * wide;
-          if (sums > kSumBytes / bytes) continue;
-          const i64 most = std::min({kPanelBytes / (per_set * bytes), kMostSets, positions * rows});
-          Cut c{cols, wide, leads, piece(positions, std::min(across, std::max<i64>(most, 1))), 1};
+    for (i64 leads = all_leads(); leads >= 1; leads = leads > 1 ? piece(all_leads(), leads - 1) : 0)
+      for (i64 columns = round_up(layer.cols, lanes_); columns > 0; columns = halved(columns))
+        for (i64 wide = round_up(layer.rows, lanes_); wide > 0; wide = halved(wide)) {
+          const i64 sums = ceil_div(places_ * leads, all_leads()) * p_.taps * std::min(columns, layer.cols) * wide;
+          const i64 set = p_.lines * columns + leads * layer.stride[2] * p_.points * wide;
+          const i64 most = std::min({kPanelBytes / (set * bytes), kMostSets, positions * rows});
+          if (sums > kSumBytes / bytes || most < 1) continue;
+          Cut c{columns, wide, leads, piece(positions, std::min(across, most)), 1};
           c.down = piece(rows, std::clamp<i64>(most / c.across, 1, rows));
-          const double sets = static_cast<double>(c.across * c.down), v = static_cast<double>(wide / lanes_);
-          if (per_set * c.across * bytes > kPanelBytes) continue;
           if (c.across * c.down < std::min(kFewSets, positions * rows)) continue;
-          const double places = static_cast<double>(places_ * p_.taps) * share;
-          const double columns = static_cast<double>(round_up(std::min(cols, layer.cols), height));
-          const double calls = columns / static_cast<double>(height) * std::ceil(v / 3);
-          const double products =
-              places * (columns * v * (kProduct * (v == 1 ? 1.1 : 1) + kSum / sets) + calls * kCall / sets);
-          // Of the rows that are turned, and of their points.
-          auto operand = [&](i64 vectors, i64 rows, i64 step, i64 points) {
-            const double numbers = static_cast<double>(rows * step * lanes_),
-                         lines = static_cast<double>(points * axes);
-            const double begun = static_cast<double>(rows) + lines / 4;
-            return static_cast<double>(vectors) *
-                   (numbers * kTurn + lines * kPass + begun * kCall / static_cast<double>(c.across));
-          };
-          const double inputs = operand(cols / lanes_, input_rows, sets_[2].plan.in_step, p_.lines);
-          const double gradients =
-              operand(wide / lanes_, leads * gradient_rows, sets_[2].plan.out_step, phases * p_.points);
-          const double tasks = static_cast<double>(ceil_div(layer.cols, cols) * ceil_div(layer.rows, wide) *
-                                                   ceil_div(all_leads(), leads));
-          const double all = tasks * ((products + inputs + gradients) * static_cast<double>(positions * rows) +
-                                      places * columns * v * kEnd);
+          const double all = cycles(c);
           if (all >= least) continue;
           least = all;
           best = c;
         }
-    }
     if (best.across == 0) return;
     columns_ = best.columns;
     rows_ = best.rows;
@@ -180,11 +186,6 @@ class Filtered final : public WeightGradient<T> {
     this->tiles = per_row_ * ceil_div(rows, down_);
     this->cost = kAgainst * least / static_cast<double>(in_.call.batch * in_.in_plane());
   }
-
-  struct Cut {
-    i64 columns = 0, rows = 0, leads = 0, across = 0, down = 0;
-  };
-  i64 halved(i64 channels) const { return round_up(channels / 2, lanes_); }
 
   Part part_of(i64 task) const {
     Part part;

@@ -92,7 +92,9 @@ template <typename T>
 std::unique_ptr<WeightGradient<T>> gradient_planes(const GradientInputs<T>& inputs) {
   const Layer& layer = inputs.layer;
   if (inputs.call.batch == 0 || inputs.in_plane() == 0 || layer.rows != 1 || layer.cols != 1) return nullptr;
-  if (inputs.call.in[2] > kShortRow || !ChannelPlanes::usable(layer, inputs.kernels.lanes, sizeof(T))) return nullptr;
+  if (inputs.call.in[2] > kShortRow || layer.taps() > Limits::terms ||
+      !ChannelPlanes::usable(layer, inputs.kernels.lanes, sizeof(T)))
+    return nullptr;
   return std::make_unique<Joined<T>>(inputs);
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -75,44 +74,30 @@ class MinimalAdjoint final : public Way<T> {
   }
 
   // The cheapest of the cuts into tasks that fit; false if none is, or none is cheaper than the direct way.
-  bool cut(const Call& call, int threads, Filtering filtering) {
-    const i64 bytes = sizeof(T), vector = lanes_ * bytes, rows = set_rows(call);
+  bool cut(int threads, Filtering filtering) {
+    const i64 bytes = sizeof(T), vector = lanes_ * bytes, rows = set_rows(), lines = lines_[0] * lines_[1];
     if (rows * sets_[2] == 0 || layer_.stride[2] * p_.taps * std::min(columns_, lanes_) > kMostTerms) return false;
     if (layer_.taps() > kWeightBytes / vector) return false;
-    const i64 reach = shift_[2].back(), lines = lines_[0] * lines_[1], step = outputs_[2] * layer_.stride[2];
-    const i64 fit = kTurnedBytes / (vector * lines * layer_.stride[2]);
+    const i64 reach = shift_[2].back(), fit = kTurnedBytes / (vector * lines * layer_.stride[2]);
     if (reach >= fit) return false;
     const i64 across = std::min({sets_[2], (fit - reach - 1) / outputs_[2] + 1, kSpareBytes / (2 * vector * p_.lines)});
     if (across < 1) return false;
-    const double axes = static_cast<double>(p_.filtered.size()), all_sets = static_cast<double>(rows * sets_[2]);
     const double weights = static_cast<double>(all_blocks_ * layer_.cols * padded_);
     double least = std::numeric_limits<double>::infinity(), soonest = least;
     for (i64 wide = padded_; wide >= lanes_; wide = wide > lanes_ ? round_up(wide / 2, lanes_) : 0) {
       const i64 most = std::min({kInputBytes / (layer_.stride[2] * p_.lines * pitch_ * bytes),
                                  kProductBytes / (p_.points * wide * bytes), kMostSets});
-      if (most < 1) continue;
-      for (i64 fewer = most; fewer >= 1; fewer /= 2) {
-        const i64 here = piece(sets_[2], std::min(across, fewer)), down = piece(rows, std::max<i64>(fewer / here, 1));
-        const double sets = static_cast<double>(here * down), v = static_cast<double>(wide / lanes_);
-        const double units = static_cast<double>(leads_ * ceil_div(layer_.cols, columns_));
-        const double products = v * (static_cast<double>(all_blocks_ * layer_.cols) * kProduct +
-                                     units * static_cast<double>(p_.points) * (kSum + kCall / 12));
-        const double begun = static_cast<double>(lines) + static_cast<double>(p_.lines) * axes / 4;
-        const double inputs = static_cast<double>(leads_ * round_up(layer_.cols, lanes_) / lanes_) *
-                              (static_cast<double>(lines * step * lanes_) * kTurn +
-                               static_cast<double>(layer_.stride[2] * p_.lines) * axes * kPass +
-                               begun * static_cast<double>(layer_.stride[2]) * kCall / static_cast<double>(here));
-        const double outputs = v * (static_cast<double>(p_.points) * axes * kPass +
-                                    static_cast<double>(outputs_[0] * outputs_[1] * outputs_[2] * lanes_) * kTurn / 2);
-        const double read = weights * v * static_cast<double>(lanes_ * bytes) / static_cast<double>(padded_) *
-                            kWeightByte;  // by a task
-        const double task = sets * (products + inputs + outputs) + read;
-        const i64 parts = ceil_div(padded_, wide);
-        const i64 tasks = ceil_div(rows, down) * ceil_div(sets_[2], here) * parts * layer_.groups;
-        const double all = (products + inputs + outputs) * all_sets * static_cast<double>(parts) +
-                           read * static_cast<double>(tasks / layer_.groups);
-        least = std::min(least, all);
-        const double time = static_cast<double>(ceil_div(tasks, threads)) * task;
+      const i64 row = kInputBytes / (room_of_set(wide) * bytes);
+      for (i64 fewer = row < 1 ? 0 : most; fewer >= 1; fewer /= 2) {
+        const i64 here = piece(sets_[2], std::min({across, fewer, row})),
+                  down = piece(rows, std::max<i64>(fewer / here, 1));
+        const i64 parts = ceil_div(padded_, wide), tiles = ceil_div(rows, down) * ceil_div(sets_[2], here);
+        const double set = cycles_of_set(here, wide);
+        const double read = weights * static_cast<double>(bytes) * kWeightByte / static_cast<double>(parts);
+        least = std::min(least, static_cast<double>(parts) *
+                                    (set * static_cast<double>(rows * sets_[2]) + read * static_cast<double>(tiles)));
+        const double time = static_cast<double>(ceil_div(tiles * parts * layer_.groups, threads)) *
+                            (set * static_cast<double>(here * down) + read);
         if (time >= soonest) continue;
         soonest = time;
         rows_ = wide;
@@ -121,14 +106,12 @@ class MinimalAdjoint final : public Way<T> {
       }
     }
     if (across_ == 0) return false;
-    const double direct = direct_cycles(layer_, call, lanes_);
-    if (filtering != Filtering::kAlways && static_cast<double>(layer_.groups) * (least + weights * kWeight) > direct)
-      return false;
+    const double all = static_cast<double>(layer_.groups) * (least + weights * kWeight);
+    if (filtering != Filtering::kAlways && all > direct_cycles(layer_, call_, lanes_)) return false;
     const i64 sets = across_ * down_;
-    inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_,
-                       2 * p_.points * across_ * rows_ + outputs_[0] * outputs_[1] * out_width() * (rows_ + lanes_));
+    inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_, across_ * room_of_set(rows_));
     products_ = p_.points * sets * rows_;
-    turned_ = lines * input_span() * lanes_;
+    turned_ = lines * input_span(across_) * lanes_;
     return true;
   }
 
@@ -153,10 +136,10 @@ class MinimalAdjoint final : public Way<T> {
       for (i64 group = 0; group < layer_.groups; ++group)
         std::copy_n(bias + group * layer_.rows, layer_.rows, biases.data() + group * padded_);
     }
-    parallel_for(ceil_div(set_rows(call), down_) * per_row * parts * layer_.groups, threads, [&](i64 task) {
+    parallel_for(ceil_div(set_rows(), down_) * per_row * parts * layer_.groups, threads, [&](i64 task) {
       const i64 part = task % parts, group = task / parts % layer_.groups, tile = task / (parts * layer_.groups);
       Tile t{tile / per_row * down_, 0, tile % per_row * across_, 0, group, part * rows_, 0};
-      t.rows = std::min(down_, set_rows(call) - t.row);
+      t.rows = std::min(down_, set_rows() - t.row);
       t.count = std::min(across_, sets_[2] - t.left);
       t.wide = std::min(rows_, padded_ - t.first);
       compute(call, t, bias ? biases.data() + group * padded_ + t.first : nullptr, x, y);
@@ -170,8 +153,7 @@ class MinimalAdjoint final : public Way<T> {
            std::to_string(all_blocks_) + " products instead of " + std::to_string(direct) + " for " +
            std::to_string(outputs_[0]) + " x " + std::to_string(outputs_[1]) + " x " + std::to_string(outputs_[2]) +
            " outputs, lanes run along channels; a task computes " + std::to_string(across_ * down_) +
-           " sets of outputs of " + std::to_string(std::min(rows_, layer_.rows)) + " channels; " +
-           std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+           " sets of outputs of " + std::to_string(std::min(rows_, layer_.rows)) + " channels; " + say_threads(threads);
   }
 
  private:
@@ -185,9 +167,27 @@ class MinimalAdjoint final : public Way<T> {
     i64 phase, line;
   };
 
-  i64 set_rows(const Call& call) const { return call.batch * sets_[0] * sets_[1]; }
-  i64 input_span() const { return ((across_ - 1) * outputs_[2] + shift_[2].back() + 1) * layer_.stride[2]; }
-  i64 out_width() const { return across_ * outputs_[2]; }
+  // A set of outputs of `wide` channels, with `across` of them in a row.
+  double cycles_of_set(i64 across, i64 wide) const {
+    const auto axes = static_cast<double>(p_.filtered.size()), vectors = static_cast<double>(wide / lanes_);
+    const auto points = static_cast<double>(p_.points), lines = static_cast<double>(p_.lines);
+    const auto rows = static_cast<double>(lines_[0] * lines_[1]), stride = static_cast<double>(layer_.stride[2]);
+    const double units = static_cast<double>(leads_ * ceil_div(layer_.cols, columns_));
+    const double products = static_cast<double>(all_blocks_ * layer_.cols) * kProduct +
+                            units * points * (kSum + kCall / static_cast<double>(kMaxPositions));
+    const double numbers = rows * static_cast<double>(outputs_[2] * lanes_), begun = rows + lines * axes / 4;
+    const double inputs = static_cast<double>(leads_ * ceil_div(layer_.cols, lanes_)) * stride *
+                          (numbers * kTurn + lines * axes * kPass + begun * kCall / static_cast<double>(across));
+    const double outputs = static_cast<double>(outputs_[0] * outputs_[1] * outputs_[2] * lanes_) * kTurn / 2;
+    return vectors * (products + points * axes * kPass + outputs) + inputs;
+  }
+
+  // Numbers to transform and turn back the outputs of a set.
+  i64 room_of_set(i64 wide) const {
+    return 2 * p_.points * wide + outputs_[0] * outputs_[1] * outputs_[2] * (wide + lanes_);
+  }
+  i64 set_rows() const { return call_.batch * sets_[0] * sets_[1]; }
+  i64 input_span(i64 sets) const { return ((sets - 1) * outputs_[2] + shift_[2].back() + 1) * layer_.stride[2]; }
   const std::vector<Block>& blocks(i64 lead, i64 point) const {
     return blocks_[static_cast<std::size_t>(lead * p_.points + point)];
   }
@@ -313,7 +313,7 @@ class MinimalAdjoint final : public Way<T> {
     const Image<T> from = image_of(x, call.batch, layer_.groups * layer_.cols, call.in, call.reads_last, image,
                                    tile.group * layer_.cols + column);
     const Size& stride = layer_.stride;
-    const i64 span = ((tile.count - 1) * outputs_[2] + shift_[2].back() + 1) * stride[2], line = span * lanes_;
+    const i64 span = input_span(tile.count), line = span * lanes_;
     for (i64 i = 0; i < lines_[0] * lines_[1]; ++i)
       turn_row(kernels_, from, columns,
                base_[0] + (z * outputs_[0] + shift_[0][static_cast<std::size_t>(i / lines_[1])]) * stride[0] +
@@ -376,7 +376,7 @@ class MinimalAdjoint final : public Way<T> {
     for (i64 point = 0; point < p_.points; ++point)
       from[point] = products + (point * sets + r * tile.count) * tile.wide;
     T* const buffer = spare;
-    spare += outputs_[0] * outputs_[1] * out_width() * (rows_ + lanes_);
+    spare += across_ * outputs_[0] * outputs_[1] * outputs_[2] * (rows_ + lanes_);
     i64 outer = 1, inner = p_.points;
     for (std::size_t a : p_.filtered) {
       inner /= 4;
@@ -455,7 +455,7 @@ std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, co
   auto packing = plan_minimal_packing(forward, target_of(kernels), false);
   if (!packing) return nullptr;
   auto way = std::make_unique<MinimalAdjoint<T>>(layer, call, kernels, std::move(*packing));
-  if (!way->cut(call, threads, filtering)) return nullptr;
+  if (!way->cut(threads, filtering)) return nullptr;
   way->pack(w, threads);
   return way;
 }

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "minimal.h"
+#include "threads.h"
 
 namespace upscore {
 namespace {
@@ -51,7 +52,7 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
   MinimalPacking p;
   std::vector<AxisPhase> residues[kAxes];
   for (std::size_t a = 0; a < kAxes; ++a) {
-    if (layer.stride[a] > kMostPhases) return {};
+    if (layer.stride[a] > kMostPhases || layer.kernel[a] > kMostLines * layer.stride[a]) return {};
     residues[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], true);
     const std::vector<i64>& offset = residues[a][0].offset;  // falling
     MinimalAxis& axis = p.axis[a];
@@ -222,7 +223,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   why << " outputs instead of "
       << taps * static_cast<double>(packing.axis[0].outputs() * packing.axis[1].outputs() * packing.axis[2].outputs())
       << "; a task computes " << s.width << " sets of outputs of " << std::min(s.part, layer.rows) << " channels; "
-      << threads << (threads == 1 ? " thread" : " threads");
+      << say_threads(threads);
   s.why = why.str();
   return s;
 }

@@ -56,11 +56,10 @@ class NarrowAdjoint final : public Way<T> {
   std::size_t size() const override { return weights_.size(); }
 
   std::string why(const Call& call, int threads) const override {
-    const int used = useful_threads(call, threads);
     return "convolution of few channels: lanes run along output channels, terms along the kernel's rows, which are "
            "read "
            "as they lie; " +
-           std::to_string(used) + (used == 1 ? " thread" : " threads");
+           say_threads(useful_threads(call, threads));
   }
 
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {

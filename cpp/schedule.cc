@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "channel_lanes.h"
+#include "threads.h"
 
 namespace upscore {
 namespace {
@@ -360,7 +361,7 @@ class Scheduler {
     why << "and " << std::min(s_.chunk, layer_.rows) << " of " << layer_.rows << " channels; at most "
         << packing_.columns * std::min(most_taps_, places_) << " terms are summed in registers; the output is "
         << (s_.writing.stream ? "larger than the caches and written past them; " : "written through the caches; ")
-        << s_.threads << (s_.threads == 1 ? " thread" : " threads");
+        << say_threads(s_.threads);
     s_.why = why.str();
   }
 

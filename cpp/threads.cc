@@ -191,6 +191,8 @@ OpenMP torch_threads() {
 
 }  // namespace
 
+std::string say_threads(int count) { return std::to_string(count) + (count == 1 ? " thread" : " threads"); }
+
 int thread_count() {
   const int n = wanted.load(std::memory_order_relaxed);
   static const int cores = usable_cores();

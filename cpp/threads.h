@@ -2,12 +2,15 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "geometry.h"
 
 namespace upscore {
 
 int thread_count();
+// "1 thread", "2 threads".
+std::string say_threads(int count);
 void set_thread_count(int count);
 
 // Runs task(index) for every index in [0, count) on at most `threads` threads, the caller among them, and
