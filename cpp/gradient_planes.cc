@@ -67,7 +67,9 @@ class Joined final : public WeightGradient<T> {
                      in_.grad_y + in_.call.batch * in_.layer.groups * in_.out_plane(), split);
         const T* from =
             in_.x + channel * in_.in_plane() + (tile.first[0] * in[1] + tile.first[1]) * in[2] + tile.first[2];
-        if (pitch != in[2] && tile.down > 1) {  // zeros between the rows
+        // As they lie, if that is so and a vector more can be read; otherwise with zeros between the rows.
+        const bool joined = (pitch == in[2] && tile.across == in[2]) || tile.down == 1;
+        if (!joined || in_.x + in_.call.batch * in_.layer.groups * in_.in_plane() - from < count + lanes) {
           for (i64 row = 0; row < tile.down; ++row) {
             std::copy_n(from + row * in[2], tile.across, x + row * pitch);
             std::fill_n(x + row * pitch + tile.across, row + 1 < tile.down ? pitch - tile.across : 0, T(0));
