@@ -145,7 +145,10 @@ class Plan {
   std::pair<bool, bool> channels_last(i64 batch, Size in, Size out, Size lo, int threads) const {
     if (batch == 0) return {false, false};
     const Call call{batch, in, out, lo, true, true};
-    if (way_) return {way_->takes(call), way_->takes(call)};
+    if (way_) {
+      const bool takes = way_->takes(call);
+      return {takes, takes};
+    }
     const Schedules plan = schedules_of(call, threads);
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
     return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_))};

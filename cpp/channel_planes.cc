@@ -5,9 +5,9 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kPlaneBytes = 32 << 10;  // stay in the first-level cache
-constexpr i64 kFewTwice = 6;
-constexpr i64 kMostPlaneBytes = 512 << 10;  // of a single row
+constexpr i64 kPlaneBytes = 32 << 10;       // of a tile: they stay in the first-level cache
+constexpr i64 kMostPlaneBytes = 512 << 10;  // in any case
+constexpr i64 kFewTwice = 6;                // rows of a tile, if they fit, for each line that the next splits again
 
 }  // namespace
 

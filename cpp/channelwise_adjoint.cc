@@ -18,9 +18,9 @@ constexpr i64 kAcross = 1024;        // outputs of a row in a task
 constexpr double kSerialWork = 1e6;  // multiplications below which waking another thread costs more
 constexpr i64 kMostReach = 1 << 16;  // of the outputs of a task, along a row of inputs
 
-double work(const Layer& layer, const Call& call) {
+int useful_threads(const Layer& layer, const Call& call, int threads) {
   const double outputs = static_cast<double>(call.batch * layer.groups * call.out[0] * call.out[1] * call.out[2]);
-  return outputs * static_cast<double>(layer.taps());
+  return outputs * static_cast<double>(layer.taps()) < kSerialWork ? 1 : threads;
 }
 
 template <typename T>
@@ -40,7 +40,6 @@ class ChannelwiseAdjoint final : public Way<T> {
  private:
   // Rows [first, last) of one image and channel, counted over both leading axes; columns [left, right).
   void rows(const Call& call, i64 image, i64 first, i64 last, i64 left, i64 right, T bias, const T* x, T* y) const;
-  int useful_threads(const Call& call, int threads) const;
 
   Layer layer_;
   const Kernels<T>* kernels_ = nullptr;
@@ -50,7 +49,7 @@ class ChannelwiseAdjoint final : public Way<T> {
 template <typename T>
 void ChannelwiseAdjoint<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
   const i64 lanes = kernels_->lanes, all_rows = call.out[0] * call.out[1], images = call.batch * layer_.groups;
-  threads = useful_threads(call, threads);
+  threads = useful_threads(layer_, call, threads);
   const i64 reach = (kMostReach - layer_.kernel[2]) / layer_.stride[2] + 1;
   const i64 across = piece(call.out[2], std::min({call.out[2], kAcross, reach}));
   i64 down = piece(all_rows, std::clamp<i64>(kSums / (across * lanes), 1, all_rows));
@@ -99,14 +98,9 @@ void ChannelwiseAdjoint<T>::rows(const Call& call, i64 image, i64 first, i64 las
 }
 
 template <typename T>
-int ChannelwiseAdjoint<T>::useful_threads(const Call& call, int threads) const {
-  return work(layer_, call) < kSerialWork ? 1 : threads;
-}
-
-template <typename T>
 std::string ChannelwiseAdjoint<T>::why(const Call& call, int threads) const {
   return "convolution: channels do not mix and kernels fill vectors, so lanes run along the kernel's rows; " +
-         say_threads(useful_threads(call, threads));
+         say_threads(useful_threads(layer_, call, threads));
 }
 
 // The same for other kernels: lanes run along positions, whose inputs are split into planes.
@@ -121,14 +115,14 @@ class PlanesAdjoint final : public Way<T> {
     return "convolution: channels do not mix, so lanes run along positions, from one row into the next; inputs are "
            "split "
            "by the residues of the strides; " +
-           say_threads(useful_threads(call, threads));
+           say_threads(useful_threads(layer_, call, threads));
   }
 
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
     const ChannelPlanes planes(layer_, call.out, call.in, call.lo, kernels_.lanes, sizeof(T));
     const i64 images = call.batch * layer_.groups, tiles = planes.tiles(), taps = layer_.taps();
     const i64 in = call.in[0] * call.in[1] * call.in[2], out = call.out[0] * call.out[1] * call.out[2];
-    threads = useful_threads(call, threads);
+    threads = useful_threads(layer_, call, threads);
     // A task is some channels of a tile, which come from the same places.
     const i64 some = std::clamp<i64>(images * tiles / (i64{kTasks} * threads), 1, std::min(images, i64{kChannels}));
     const i64 parts = ceil_div(images, some);
@@ -153,7 +147,6 @@ class PlanesAdjoint final : public Way<T> {
 
  private:
   static constexpr int kTasks = 8, kChannels = 64;
-  int useful_threads(const Call& call, int threads) const { return work(layer_, call) < kSerialWork ? 1 : threads; }
 
   const Layer layer_;
   const Kernels<T>& kernels_;

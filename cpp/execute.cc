@@ -256,8 +256,7 @@ class Execution {
       p.x_vector = across ? source.line() : target_.lanes;
       for (i64 r = 0; r < (across ? 1 : tile_rows); ++r)
         for (i64 v = 0, all = across ? tile_rows : vectors; v < all;) {
-          const i64 left = all - v;
-          const i64 n = left > widest && left < 2 * widest ? (left + 1) / 2 : std::min(left, widest);
+          const i64 n = next_vectors(all - v, widest);
           p.x = panel + r * source.line() + v * p.x_vector;
           p.c = to_sums + r * width + v * target_.lanes;
           p.ahead = ahead.take(taps);

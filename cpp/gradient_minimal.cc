@@ -13,20 +13,14 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kSumBytes = 640 << 10;     // transformed gradients of a task
-constexpr i64 kPanelBytes = 768 << 10;   // both operands of a tile, transformed
-constexpr i64 kTurnedBytes = 192 << 10;  // what a row of sets reads, one vector of channels, channels last
-constexpr i64 kSpareBytes = 192 << 10;   // the same, while it is transformed
-constexpr i64 kMostAcross = 64;          // sets of a row
-constexpr i64 kMostSets = 256;           // in registers
-constexpr i64 kFewSets = 12;             // that are worth a tile
+constexpr i64 kSumBytes = 640 << 10;    // transformed gradients of a task
+constexpr i64 kPanelBytes = 768 << 10;  // both operands of a tile, transformed
+constexpr i64 kMostAcross = 64;         // sets of a row
+constexpr i64 kMostSets = 256;          // in registers
+constexpr i64 kFewSets = 12;            // that are worth a tile
 
 // Cycles, for choosing; only their proportions matter.
-constexpr double kProduct = 0.54;  // a vector times a number, added
 constexpr double kSum = 4;         // a vector of sums to registers and back
-constexpr double kTurn = 0.7;      // a number
-constexpr double kCall = 30;       // of a kernel
-constexpr double kPass = 2.5;      // a vector transformed along an axis
 constexpr double kAgainst = 0.87;  // the other ways take longer than they estimate
 constexpr double kEnd = 6;         // a vector of sums transformed back, and of gradients written
 
@@ -201,19 +195,12 @@ class Filtered final : public WeightGradient<T> {
     return part;
   }
 
-  void place_of(const Row& at, i64& image, i64& z, i64& y) const {
-    y = at.number % sets_[1].plan.positions;
-    z = at.number / sets_[1].plan.positions % sets_[0].plan.positions;
-    image = at.number / (sets_[1].plan.positions * sets_[0].plan.positions);
-  }
-
   // inputs[line][vector of columns][set][lane], of one of the vectors
   void transform_inputs(const Part& part, const Row& at, i64 v, T* turned, T* spare, T* inputs) const {
     const Layer& layer = in_.layer;
     const SetAxis &deep = sets_[0], &down = sets_[1], &across = sets_[2];
     const i64 vectors = ceil_div(part.columns, lanes_);
-    i64 image, z, y;
-    place_of(at, image, z, y);
+    const auto [image, z, y] = set_row(at.number, sets_[0].plan.positions, sets_[1].plan.positions);
     const Image<T> from = image_of(in_.x, in_.call.batch, layer.groups * layer.cols, in_.call.in, false, image,
                                    part.group * layer.cols + part.column + v * lanes_);
     const i64 line = input_span() * lanes_;
@@ -232,8 +219,7 @@ class Filtered final : public WeightGradient<T> {
     const Layer& layer = in_.layer;
     const AxisPlan &deep = sets_[0].plan, &down = sets_[1].plan, &across = sets_[2].plan;
     const i64 pitch = ceil_div(part.rows, lanes_) * at.all * lanes_;
-    i64 image, z, y;
-    place_of(at, image, z, y);
+    const auto [image, z, y] = set_row(at.number, sets_[0].plan.positions, sets_[1].plan.positions);
     const Image<T> from = image_of(in_.grad_y, in_.call.batch, layer.groups * layer.rows, in_.call.out, false, image,
                                    part.group * layer.rows + part.row + v * lanes_);
     const i64 span = at.count * across.out_step, line = span * lanes_, phases = layer.stride[2];
@@ -280,8 +266,7 @@ class Filtered final : public WeightGradient<T> {
             const int h = static_cast<int>(std::min(height, part.columns - c));
             p.w = inputs + (line * column_vectors + c / lanes_) * sets * lanes_ + c % lanes_;
             for (i64 v = 0; v < vectors;) {
-              const i64 left = vectors - v;
-              const i64 n = left > widest && left < 2 * widest ? (left + 1) / 2 : std::min(left, widest);
+              const i64 n = next_vectors(vectors - v, widest);
               p.x = e + v * sets * lanes_;
               p.c = to + c * width + v * lanes_;
               in_.kernels.product[h][n](p);

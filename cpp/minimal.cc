@@ -197,9 +197,7 @@ class Execution {
       p.c_stride = width;
       p.accumulate = c > 0;
       for (i64 v = 0; v < vectors;) {
-        const i64 left = vectors - v;
-        const int n =
-            static_cast<int>(left > widest && left < 2 * widest ? (left + 1) / 2 : std::min<i64>(left, widest));
+        const i64 n = next_vectors(vectors - v, widest);
         p.x = inputs + point * packing_.taps * plane_pitch(width) + c * width + v * target_.lanes;
         p.c = to + v * target_.lanes;
         kernels_.product[height][n](p);

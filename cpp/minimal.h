@@ -5,6 +5,7 @@
 // and the sums are transformed back. Several axes save 1.5 times each.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -118,10 +119,37 @@ void transform_leading(const Kernels<T>& kernels, const MinimalPacking& packing,
         T *from = copied + line * pitch, *to = from;
         i64 to_pitch = inner * pitch;
         if (a == packing.last_leading) std::tie(to, to_pitch) = destination(line, inner);
-        kernels.transform_inputs(from, inner * pitch, length, to, to_pitch);
+        kernels.transform_sets[4](from, inner * pitch, kernels.lanes, ceil_div(length, kernels.lanes), to, to_pitch,
+                                  kernels.lanes);
       }
     outer *= axis.lines();
   }
+}
+
+// The way back, of products whose lines of `length` numbers are at from[point]: along the filtered axes before `end`,
+// after which from[output * inner + point] says where they are, in `spare`. Returns the number of outputs.
+template <typename T>
+i64 transform_back_leading(const Kernels<T>& kernels, const MinimalPacking& packing, std::size_t end, i64 length,
+                           T* spare, const T** from) {
+  i64 outer = 1, inner = packing.points;
+  for (std::size_t a : packing.filtered) {
+    if (a >= end) break;
+    const i64 outputs = packing.axis[a].outputs();
+    inner /= 4;
+    const T* result[kMostLines];
+    for (i64 o = 0; o < outer; ++o)
+      for (i64 i = 0; i < inner; ++i) {
+        const T* four[4];
+        for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + i];
+        T* to = spare + (o * outputs * inner + i) * length;
+        kernels.transform_sums(four, length, static_cast<int>(outputs), to, inner * length);
+        for (i64 k = 0; k < outputs; ++k) result[(o * outputs + k) * inner + i] = to + k * inner * length;
+      }
+    outer *= outputs;
+    std::copy_n(result, outer * inner, from);
+    spare += outer * inner * length;
+  }
+  return outer;
 }
 
 }  // namespace upscore

@@ -16,8 +16,6 @@ namespace {
 
 constexpr i64 kInputBytes = 640 << 10;    // transformed inputs of a tile
 constexpr i64 kProductBytes = 768 << 10;  // products of a tile
-constexpr i64 kTurnedBytes = 192 << 10;   // what a row of sets reads, one vector of channels, channels last
-constexpr i64 kSpareBytes = 192 << 10;    // the same, while it is transformed
 constexpr i64 kWeightBytes = 256 << 10;   // of a few columns and a vector of rows, while they are transformed
 constexpr i64 kTerms = 256;               // in registers: fewer than directly, for the transforms cost accuracy
 constexpr i64 kMostTerms = 512;
@@ -25,14 +23,10 @@ constexpr i64 kMostColumns = 128;  // summed in one go
 constexpr i64 kMostSets = 96;
 
 // Cycles, for choosing; only their proportions matter.
-constexpr double kProduct = 0.54;  // a vector times a number, added
-constexpr double kDirect = 0.6;    // the same in the direct way, with what goes around it
-constexpr double kSum = 3;         // a vector of products to registers and back
-constexpr double kTurn = 0.7;      // a number
-constexpr double kPass = 2.5;      // a vector transformed along an axis
-constexpr double kCall = 30;       // of a kernel
-constexpr double kSmall = 1e6;     // in the direct way: not worth finding out
-constexpr double kWeight = 1;      // a transformed weight, made
+constexpr double kDirect = 0.6;  // the same in the direct way, with what goes around it
+constexpr double kSum = 3;       // a vector of products to registers and back
+constexpr double kSmall = 1e6;   // in the direct way: not worth finding out
+constexpr double kWeight = 1;    // a transformed weight, made
 constexpr double kWeightByte = 1 / 16.0;
 
 double direct_cycles(const Layer& layer, const Call& call, i64 lanes) {
@@ -130,12 +124,7 @@ class MinimalAdjoint final : public Way<T> {
 
   void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
     const i64 per_row = ceil_div(sets_[2], across_), parts = ceil_div(padded_, rows_);
-    std::vector<T> biases;
-    if (bias) {
-      biases.resize(static_cast<std::size_t>(layer_.groups * padded_));
-      for (i64 group = 0; group < layer_.groups; ++group)
-        std::copy_n(bias + group * layer_.rows, layer_.rows, biases.data() + group * padded_);
-    }
+    const std::vector<T> biases = whole_vectors(bias, layer_.groups, layer_.rows, padded_);
     parallel_for(ceil_div(set_rows(), down_) * per_row * parts * layer_.groups, threads, [&](i64 task) {
       const i64 part = task % parts, group = task / parts % layer_.groups, tile = task / (parts * layer_.groups);
       Tile t{tile / per_row * down_, 0, tile % per_row * across_, 0, group, part * rows_, 0};
@@ -282,8 +271,8 @@ class MinimalAdjoint final : public Way<T> {
 
   void compute(const Call& call, const Tile& tile, const T* bias, const T* x, T* y) const {
     const i64 sets = tile.rows * tile.count;
-    T* const inputs = scratch<T>(
-        static_cast<std::size_t>(inputs_ + products_ + turned_ + std::max(2 * p_.lines * across_ * lanes_, rows_)));
+    T* const inputs =
+        scratch<T>(static_cast<std::size_t>(inputs_ + products_ + turned_ + 2 * p_.lines * across_ * lanes_));
     T *const products = inputs + inputs_, *const turned = products + products_, *const spare = turned + turned_;
     std::fill_n(products, p_.points * sets * tile.wide, T(0));
     for (i64 column = 0; column < layer_.cols; column += columns_)
@@ -299,17 +288,10 @@ class MinimalAdjoint final : public Way<T> {
     for (i64 r = 0; r < tile.rows; ++r) write(call, tile, r, sets, bias, products, inputs, y);
   }
 
-  void place_of(i64 row, i64& image, i64& z, i64& y) const {
-    y = row % sets_[1];
-    z = row / sets_[1] % sets_[0];
-    image = row / (sets_[1] * sets_[0]);
-  }
-
   // inputs[phase of the last axis][line][set][column], of a row of sets and a vector of columns
   void transform_inputs(const Call& call, const Tile& tile, i64 r, i64 lead, i64 column, i64 columns, const T* x,
                         T* turned, T* spare, T* inputs, i64 sets) const {
-    i64 image, z, y;
-    place_of(tile.row + r, image, z, y);
+    const auto [image, z, y] = set_row(tile.row + r, sets_[0], sets_[1]);
     const Image<T> from = image_of(x, call.batch, layer_.groups * layer_.cols, call.in, call.reads_last, image,
                                    tile.group * layer_.cols + column);
     const Size& stride = layer_.stride;
@@ -377,25 +359,8 @@ class MinimalAdjoint final : public Way<T> {
       from[point] = products + (point * sets + r * tile.count) * tile.wide;
     T* const buffer = spare;
     spare += across_ * outputs_[0] * outputs_[1] * outputs_[2] * (rows_ + lanes_);
-    i64 outer = 1, inner = p_.points;
-    for (std::size_t a : p_.filtered) {
-      inner /= 4;
-      if (a == 2) break;
-      const T* result[kMostLines];
-      for (i64 o = 0; o < outer; ++o)
-        for (i64 j = 0; j < inner; ++j) {
-          const T* four[4];
-          for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + j];
-          T* to = spare + (o * outputs_[a] * inner + j) * length;
-          kernels_.transform_sums(four, length, static_cast<int>(outputs_[a]), to, inner * length);
-          for (i64 k = 0; k < outputs_[a]; ++k) result[(o * outputs_[a] + k) * inner + j] = to + k * inner * length;
-        }
-      outer *= outputs_[a];
-      std::copy_n(result, outer * inner, from);
-      spare += outer * inner * length;
-    }
-    i64 image, z, down;
-    place_of(tile.row + r, image, z, down);
+    const i64 outer = transform_back_leading(kernels_, p_, kAxes - 1, length, spare, from);
+    const auto [image, z, down] = set_row(tile.row + r, sets_[0], sets_[1]);
     const i64 channels = layer_.groups * layer_.rows, plane = call.out[0] * call.out[1] * call.out[2];
     const i64 channel = tile.group * layer_.rows + tile.first;
     for (i64 row = 0; row < outer; ++row) {

@@ -93,7 +93,8 @@ class Execution {
           if (packing_.last_leading < 0) std::tie(to, pitch) = destination(to_inputs, line, 1);
           const T* from = read(s, i, line, together, group, border, rows ? nullptr : to);
           if (rows)
-            kernels_.transform_inputs(from, from == border ? column_pitch_ : in_channels_, layer_.cols, to, pitch);
+            kernels_.transform_sets[4](from, from == border ? column_pitch_ : in_channels_, kernels_.lanes,
+                                       column_pitch_ / kernels_.lanes, to, pitch, kernels_.lanes);
         }
         transform_leading(kernels_, packing_, copied, column_pitch_, layer_.cols,
                           [&](i64 line, i64 inner) { return destination(to_inputs, line, inner); });
@@ -183,25 +184,7 @@ class Execution {
     const T* from[kMostLines];
     for (i64 point = 0; point < packing_.points; ++point)
       from[point] = place_of(point, phase) < 0 ? zeros : products + (point * s_.width + s.place + i) * rows;
-    i64 outer = 1, inner = packing_.points;
-    for (std::size_t a : packing_.filtered) {
-      const i64 outputs = packing_.axis[a].outputs(), length = count * rows;
-      inner /= 4;
-      if (a == packing_.filtered.back()) break;
-      const T* result[kMostLines];
-      for (i64 o = 0; o < outer; ++o)
-        for (i64 j = 0; j < inner; ++j) {
-          T* dst[3];
-          for (i64 k = 0; k < 3; ++k) dst[k] = spare + ((o * outputs + k) * inner + j) * length;
-          for (i64 k = 0; k < outputs; ++k) result[(o * outputs + k) * inner + j] = dst[k];
-          const T* four[4];
-          for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + j];
-          kernels_.transform_outputs(four, length, static_cast<int>(outputs), nullptr, dst, false);
-        }
-      outer *= outputs;
-      std::copy_n(result, outer * inner, from);
-      spare += outer * inner * length;
-    }
+    const i64 outer = transform_back_leading(kernels_, packing_, packing_.filtered.back(), count * rows, spare, from);
     const i64 outputs = packing_.axis[packing_.filtered.back()].outputs();
     const T* const bias = bias_ ? bias_ + channel : nullptr;
     for (i64 q = 0; q < count; ++q)

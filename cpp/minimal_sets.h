@@ -9,6 +9,23 @@
 
 namespace upscore {
 
+constexpr i64 kTurnedBytes = 192 << 10;  // what a row of sets reads, one vector of channels, channels last
+constexpr i64 kSpareBytes = 192 << 10;   // the same, while it is transformed
+
+// Cycles, for choosing; only their proportions matter.
+constexpr double kProduct = 0.54;  // a vector times a number, added
+constexpr double kTurn = 0.7;      // a number
+constexpr double kPass = 2.5;      // a vector transformed along an axis
+constexpr double kCall = 30;       // of a kernel
+
+// A row of sets, counted over images and both leading axes, of which there are so many in an image.
+struct SetRow {
+  i64 image, z, y;
+};
+inline SetRow set_row(i64 number, i64 deep, i64 down) {
+  return {number / (down * deep), number / down % deep, number % down};
+}
+
 // The numbers of sets that lie in a row, and the points or taps that they become, per axis; from one to the next.
 struct SetNumbers {
   Size count, points;

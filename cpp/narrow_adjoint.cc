@@ -18,6 +18,7 @@ constexpr i64 kMostColumns = 4;          // input channels of a group
 constexpr i64 kInputBytes = 256 << 10;   // of a task, with zeros around them
 constexpr i64 kOutputBytes = 256 << 10;  // of a task
 constexpr double kSerialWork = 6e6;      // multiplications below which waking another thread costs more
+constexpr i64 kSerialPacking = 1 << 18;  // numbers below which one thread packs
 constexpr i64 kShortRow = 32;
 constexpr double kTerms = 600, kShortTerms = 8;  // times the kernel's length
 constexpr i64 kTasks = 4;                        // of a thread
@@ -67,9 +68,7 @@ class NarrowAdjoint final : public Way<T> {
     const Cut cut = cut_of(call, threads);
     const i64 per_row = ceil_div(call.out[2], cut.across), per_column = ceil_div(call.out[1], cut.down);
     const i64 parts = ceil_div(padded_, cut.wide);
-    std::vector<T> biases(static_cast<std::size_t>(bias ? layer_.groups * padded_ : 0));
-    for (i64 group = 0; bias && group < layer_.groups; ++group)
-      std::copy_n(bias + group * layer_.rows, layer_.rows, biases.data() + group * padded_);
+    const std::vector<T> biases = whole_vectors(bias, layer_.groups, layer_.rows, padded_);
     parallel_for(call.batch * call.out[0] * per_column * per_row * layer_.groups * parts, threads, [&](i64 task) {
       Part p{};
       p.first = task % parts * cut.wide;
@@ -90,7 +89,6 @@ class NarrowAdjoint final : public Way<T> {
   }
 
  private:
-  static constexpr i64 kSerialPacking = 1 << 18;  // numbers
   // Outputs of a task, and channels of a group.
   struct Cut {
     i64 across, down, wide;

@@ -1,7 +1,9 @@
 // A way of its own to compute some layers, with weights packed for it.
 #pragma once
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "geometry.h"
 
@@ -18,5 +20,14 @@ class Way {
   virtual std::string why(const Call& call, int threads) const = 0;
   virtual std::size_t size() const = 0;  // of the packed weights, in numbers
 };
+
+// The bias of each group, if any, with zeros up to `padded` channels of it.
+template <typename T>
+std::vector<T> whole_vectors(const T* bias, i64 groups, i64 rows, i64 padded) {
+  std::vector<T> all(static_cast<std::size_t>(bias ? groups * padded : 0));
+  for (i64 group = 0; bias && group < groups; ++group)
+    std::copy_n(bias + group * rows, rows, all.data() + group * padded);
+  return all;
+}
 
 }  // namespace upscore

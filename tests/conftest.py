@@ -52,3 +52,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _forbid_skip(report)
     return report
+
+
+@pytest.fixture
+def restore_engine_settings() -> Generator[None]:
+    """For tests that choose instruction sets or numbers of threads."""
+    from upscore import cpu
+
+    isa, threads = cpu.active(), cpu.threads()
+    yield
+    cpu.force(isa)
+    cpu.set_threads(threads)

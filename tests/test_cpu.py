@@ -15,6 +15,8 @@ import upscore as up
 from upscore import cpu
 from upscore.errors import ArgumentError
 
+pytestmark = pytest.mark.usefixtures("restore_engine_settings")
+
 # A layer, its gradients, and what ran; float32, where a fused multiply-add rounds otherwise than two operations.
 PROGRAM = """
 import hashlib, json
@@ -29,14 +31,6 @@ grads = up.conv_transpose_backward(y, x, w, stride=(2, 3))
 bits = hashlib.sha256(b"".join(a.tobytes() for a in (y, *grads))).hexdigest()
 result = {"active": up.cpu.active(), "threads": up.cpu.threads(), "why": layer.why, "bits": bits}
 """
-
-
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    isa, threads = cpu.active(), cpu.threads()
-    yield
-    cpu.force(isa)
-    cpu.set_threads(threads)
 
 
 def run(program=PROGRAM, **environment):

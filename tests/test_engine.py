@@ -20,6 +20,8 @@ import upscore as up
 from upscore import cpu, engine, reference
 from upscore.geometry import Geometry
 
+pytestmark = pytest.mark.usefixtures("restore_engine_settings")
+
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14}
 
 # name: x, w, geometry, groups. One or more of every kind of work, large enough to be shared among threads.
@@ -50,14 +52,6 @@ LAYERS = {
         2,
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    isa, threads = cpu.active(), cpu.threads()
-    yield
-    cpu.force(isa)
-    cpu.set_threads(threads)
 
 
 def arrays_of(name, dtype, low=0.5, batches=1):

@@ -9,6 +9,8 @@ import upscore
 from upscore import cpu, engine, reference
 from upscore.geometry import Geometry
 
+pytestmark = pytest.mark.usefixtures("restore_engine_settings")
+
 # channels in (of the layer: the many), out, groups, input size, geometry. Kernels that are cut into several sums, short
 # rows, channels that do not fill vectors, borders on all sides, steps between the kernel's rows.
 NARROW = {
@@ -18,13 +20,6 @@ NARROW = {
     "groups": (96, 2, 2, (7, 20), Geometry((3, 12), (1, 4), crop=4)),
     "three axes": (32, 1, 1, (5, 6, 20), Geometry((2, 3, 4), (1, 2, 2), dilation=(3, 2, 1), crop=1)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _restore_instruction_set():
-    before = cpu.active()
-    yield
-    cpu.force(before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -8,12 +8,7 @@ import pytest
 from upscore import _engine, cpu, engine
 from upscore.geometry import Geometry
 
-
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    isa = cpu.active()
-    yield
-    cpu.force(isa)
+pytestmark = pytest.mark.usefixtures("restore_engine_settings")
 
 
 @pytest.mark.parametrize("adjoint", [False, True])

@@ -100,14 +100,27 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
         np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
 
 
+def integers_too(rng):
+    """Ways to draw an array's numbers, and whether sums and halves of them are exact."""
+    return (rng.standard_normal, False), (lambda shape: rng.integers(-4, 5, shape), True)
+
+
+def assert_alike(filtered, plain, exact):
+    if exact:
+        np.testing.assert_array_equal(filtered, plain)
+        return
+    assert (filtered != plain).any(), "the filtered way was not taken"
+    difference = np.linalg.norm(filtered.astype(float) - plain) / np.linalg.norm(plain)
+    assert difference <= (1e-6 if plain.dtype == np.float32 else 1e-14)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("channels", [64, 21])
 @pytest.mark.parametrize("name", FILTERED)
 def test_weight_gradient_by_minimal_filtering(name, channels, dtype):
     rng = np.random.default_rng(7)
     inputs, _, n, geometry = FILTERED[name]
-    draws = rng.standard_normal, lambda shape: rng.integers(-4, 5, shape)
-    for draw, exact in zip(draws, (False, True), strict=True):
+    for draw, exact in integers_too(rng):
         x = draw((2, inputs, *n)).astype(dtype)
         grad_y = draw((2, channels, *geometry.output_size(n))).astype(dtype)
 
@@ -115,12 +128,7 @@ def test_weight_gradient_by_minimal_filtering(name, channels, dtype):
             return engine.weight_gradient(x, grad_y, geometry, 1, channels, threads, filtering)
 
         plain, filtered = gradient(engine.Filtering.NEVER, 1), gradient(engine.Filtering.ALWAYS, 1)
-        if exact:  # small integers: sums and halves of them are
-            np.testing.assert_array_equal(filtered, plain)
-            continue
-        assert (filtered != plain).any(), "the filtered way was not taken"
-        difference = np.linalg.norm(filtered.astype(float) - plain) / np.linalg.norm(plain)
-        assert difference <= (1e-6 if dtype == np.float32 else 1e-14)
+        assert_alike(filtered, plain, exact)
         np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, 3), filtered)
 
 
@@ -139,15 +147,10 @@ def test_input_gradient_by_minimal_filtering(name, channels, dtype):
             return np.moveaxis(packed.run_last(engine.channels_last(grad_y), geometry, n, threads), -1, 1)
         return packed.run(grad_y, geometry, n, threads=threads)
 
-    for draw, exact in ((rng.standard_normal, False), (lambda shape: rng.integers(-4, 5, shape), True)):
+    for draw, exact in integers_too(rng):
         w, grad_y = (draw(s).astype(dtype) for s in ((channels, outputs, *geometry.kernel), (2, outputs, *size)))
         plain, filtered = gradient(engine.Filtering.NEVER), gradient(engine.Filtering.ALWAYS)
-        if exact:  # small integers: sums and halves of them are
-            np.testing.assert_array_equal(filtered, plain)
-            continue
-        assert (filtered != plain).any(), "the filtered way was not taken"
-        difference = np.linalg.norm(filtered.astype(float) - plain) / np.linalg.norm(plain)
-        assert difference <= (1e-6 if dtype == np.float32 else 1e-14)
+        assert_alike(filtered, plain, exact)
         np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, threads=3), filtered)
         np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, threads=2, last=True), filtered)
 

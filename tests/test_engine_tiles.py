@@ -12,19 +12,14 @@ import torch
 from upscore import cpu, engine
 from upscore.geometry import Geometry
 
+pytestmark = pytest.mark.usefixtures("restore_engine_settings")
+
 CONVOLUTION = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 TRANSPOSED = {
     1: torch.nn.functional.conv_transpose1d,
     2: torch.nn.functional.conv_transpose2d,
     3: torch.nn.functional.conv_transpose3d,
 }
-
-
-@pytest.fixture(autouse=True)
-def _restore_settings():
-    isa = cpu.active()
-    yield
-    cpu.force(isa)
 
 
 def run_all_ways(w, x, geometry, groups, size, adjoint):

@@ -23,6 +23,11 @@ constexpr int most_vectors(int rows, int registers) {
   return fit < most ? fit : most;
 }
 
+// How many of the vectors that are left are multiplied next: two pieces alike rather than a narrow last one.
+inline i64 next_vectors(i64 left, i64 widest) {
+  return left > widest && left < 2 * widest ? (left + 1) / 2 : (left < widest ? left : widest);
+}
+
 // c[r][v] (+)= sum over taps and columns of w[tap*w_tap_stride + column*w_step + r] *
 // x[x_offset[tap] + column*x_stride + v*x_vector].
 template <typename T>
@@ -159,7 +164,6 @@ struct Kernels {
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);
   // Minimal filtering, see kernels/minimal.h.
-  void (*transform_inputs)(const T* src, i64 src_pitch, i64 length, T* dst, i64 dst_pitch);
   // dst[k*dst_pitch + run.place + i] for the four transformed inputs k of tile i; `ahead` of what is read now comes
   // what will be read later; a vector more than the last tile may be written. Nothing outside of [x_begin, x_end) is
   // read.

@@ -7,17 +7,13 @@
 
 namespace upscore::UPSCORE_ISA {
 
-// dst = (d0 - d2, d1 + d2, d2 - d1, d1 - d3) of four lines d; in place if dst is src. Whole vectors are written.
+// The four points d0 - d2, d1 + d2, d2 - d1, d1 - d3 of four inputs.
 template <typename T>
-void transform_inputs(const T* src, i64 src_pitch, i64 length, T* dst, i64 dst_pitch) {
-  for (i64 i = 0; i < length; i += kLanes<T>) {
-    const Vector<T> d0 = load(src + i), d1 = load(src + src_pitch + i);
-    const Vector<T> d2 = load(src + 2 * src_pitch + i), d3 = load(src + 3 * src_pitch + i);
-    store(dst + i, d0 - d2);
-    store(dst + dst_pitch + i, d1 + d2);
-    store(dst + 2 * dst_pitch + i, d2 - d1);
-    store(dst + 3 * dst_pitch + i, d1 - d3);
-  }
+inline void store_points(Vector<T> d0, Vector<T> d1, Vector<T> d2, Vector<T> d3, T* dst, i64 dst_pitch) {
+  store(dst, d0 - d2);
+  store(dst + dst_pitch, d1 + d2);
+  store(dst + 2 * dst_pitch, d2 - d1);
+  store(dst + 3 * dst_pitch, d1 - d3);
 }
 
 // The lanes `first`, `first` + step, ... of consecutive numbers.
@@ -45,10 +41,7 @@ void transform_row(const T* x, i64 tiles, i64 first, i64 last, T* dst, i64 dst_p
     const T* p = x + kStep * i;
     const Vector<T> d0 = inside(every<T, kStep>(p), 0), d1 = inside(every<T, kStep>(p + 1), 1);
     const Vector<T> d2 = inside(every<T, kStep>(p + 2), 2), d3 = inside(every<T, kStep>(p + 3), 3);
-    store(dst + i, d0 - d2);
-    store(dst + dst_pitch + i, d1 + d2);
-    store(dst + 2 * dst_pitch + i, d2 - d1);
-    store(dst + 3 * dst_pitch + i, d1 - d3);
+    store_points<T>(d0, d1, d2, d3, dst + i, dst_pitch);
     at += static_cast<LaneIndex<T>>(kStep * kLanes<T>);
   }
 }
@@ -84,8 +77,8 @@ void transform_rows(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64
   }
 }
 
-// Sets of vectors: inputs as above; two or three taps g to (g0, (g0 + g1 + g2)/2, (g0 - g1 + g2)/2, g2), without g1 of
-// two; one as it is.
+// Sets of vectors, in place if dst is src: four inputs as above; two or three taps g to (g0, (g0 + g1 + g2)/2, (g0 - g1
+// + g2)/2, g2), without g1 of two; one as it is.
 template <typename T, int kNumbers>
 void transform_sets(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch, i64 dst_step) {
   for (i64 i = 0; i < sets; ++i, src += step, dst += dst_step) {
@@ -93,11 +86,7 @@ void transform_sets(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst
     if constexpr (kNumbers == 1) {
       store(dst, first);
     } else if constexpr (kNumbers == 4) {
-      const Vector<T> d1 = load(src + pitch), d2 = load(src + 2 * pitch), d3 = load(src + 3 * pitch);
-      store(dst, first - d2);
-      store(dst + dst_pitch, d1 + d2);
-      store(dst + 2 * dst_pitch, d2 - d1);
-      store(dst + 3 * dst_pitch, d1 - d3);
+      store_points<T>(first, load(src + pitch), load(src + 2 * pitch), load(src + 3 * pitch), dst, dst_pitch);
     } else {
       const Vector<T> middle = load(src + pitch), last = load(src + (kNumbers - 1) * pitch);
       const Vector<T> even = (kNumbers == 3 ? first + last : first) * T(0.5), odd = middle * T(0.5);

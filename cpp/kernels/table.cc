@@ -31,7 +31,6 @@ Kernels<T> table() {
   k.weigh = weigh<T>;
   k.fill = fill<T>;
   k.stream = stream<T>;
-  k.transform_inputs = transform_inputs<T>;
   k.transform_rows = transform_rows<T>;
   k.transform_sets[1] = transform_sets<T, 1>;
   k.transform_sets[2] = transform_sets<T, 2>;
