@@ -80,8 +80,8 @@ class Multiplied final : public WeightGradient<T> {
       turn_inputs(in_, part, at, i64{in_.kernels.tile_rows}, inputs,
                   [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
                     const bool excess = end - source >= (columns - 1) * in_.in_plane() + length + in_.kernels.lanes;
-                    in_.kernels.interleave(source, in_.in_plane(), columns, 0, columns * length, nullptr, 0, to,
-                                           excess);
+                    const RowPart row{0, 0, columns * length, 0};
+                    in_.kernels.interleave(source, in_.in_plane(), columns, &row, 1, nullptr, 0, to, excess);
                   });
       multiply(part, at, inputs, gradient, sum);
     }

@@ -314,7 +314,8 @@ class Filtered final : public WeightGradient<T> {
         }
       }
       if (part.leads == all_leads()) {
-        in_.kernels.interleave(all, width, taps, 0, part.rows * taps, nullptr, 0, out, false);
+        const RowPart row{0, 0, part.rows * taps, 0};
+        in_.kernels.interleave(all, width, taps, &row, 1, nullptr, 0, out, false);
         continue;
       }
       for (i64 phase = part.lead * phases; phase < (part.lead + part.leads) * phases; ++phase)

@@ -154,7 +154,8 @@ class Unfolded final : public WeightGradient<T> {
         const i64 channel = (p / plane * in_.layer.groups + part.group) * in_.layer.cols + part.column + c;
         const T* source = in_.x + channel * plane + p % plane;
         const bool excess = end - source >= (height - 1) * plane + count + lanes_;
-        in_.kernels.interleave(source, plane, height, 0, height * count, nullptr, 0, inputs, excess);
+        const RowPart row{0, 0, height * count, 0};
+        in_.kernels.interleave(source, plane, height, &row, 1, nullptr, 0, inputs, excess);
         inputs += height * count;
         p += count;
       }

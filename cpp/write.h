@@ -32,8 +32,10 @@ class Writer {
         width_(width),
         room_(writing.staging - step_ * kernels.lanes),
         staging_(staging),
-        rows_(rows()) {
+        rows_(rows()),
+        blocks_(blocks()) {
     rows_.clear();
+    blocks_.clear();
     for (const Segment& s : segments) {
       const i64 x0 = axis[2].base + s.at[2] * axis[2].out_step;
       const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * axis[2].out_step, axis[2].out - x0);
@@ -44,76 +46,69 @@ class Writer {
                   y = axis[1].base + s.at[1] * axis[1].out_step + ry;
         if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
         const bool hollow = !writing_.hollow.empty() && writing_.hollow[static_cast<std::size_t>(first_strip + strip)];
-        rows_.push_back({hollow ? -1 : strip * step_ * width + s.place, from * channels, to * channels,
-                         s.batch * image_pitch + ((z * axis[1].out + y) * axis[2].out + x0 + from) * channels});
+        add({hollow ? -1 : strip * step_ * width + s.place, from * channels, to * channels,
+             s.batch * image_pitch + ((z * axis[1].out + y) * axis[2].out + x0 + from) * channels});
       }
     }
   }
 
   // `channel` is the output of this channel in image 0. The bias is that of each phase and channel, or, with `each` =
   // 0, of all, if any.
-  void write(const T* sums, const T* bias, i64 each, T* channel) {
-    for (const Row& row : rows_) {
-      const T* src = row.source < 0 ? nullptr : sums + row.source;
-      T* dst = channel + row.output;
-      if (!src && !writing_.stream)
-        kernels_.fill(bias ? *bias : T(0), row.to - row.from, dst);
-      else if (!writing_.staged)
-        interleave(src, row.from, row.to, bias, each, dst, false);
+  void write(const T* sums, const T* bias, i64 each, T* channel) const {
+    const RowPart* rows = rows_.data();
+    if (!writing_.staged)
+      return kernels_.interleave(sums, width_, step_, rows, static_cast<i64>(rows_.size()), bias, each, channel, false);
+    for (const Block& block : blocks_) {
+      kernels_.interleave(sums, width_, step_, rows, block.rows, bias, each, staging_, true);
+      rows += block.rows;
+      if (writing_.stream)
+        kernels_.stream(staging_, block.length, channel + block.output);
       else
-        stage(src, row.from, row.to, bias, each, dst);
+        std::copy_n(staging_, block.length, channel + block.output);
     }
-    flush();
   }
 
  private:
-  // Numbers [from, to) of a row of sums, interleaved, or of nothing but the bias, and where they go.
-  struct Row {
-    i64 source, from, to, output;
+  // Rows, or parts of them, that lie behind each other in the output.
+  struct Block {
+    i64 rows, length, output;
   };
   // A thread writes one tile after the other, and the memory of these is worth keeping.
-  static std::vector<Row>& rows() {
-    thread_local std::vector<Row> mine;
+  static std::vector<RowPart>& rows() {
+    thread_local std::vector<RowPart> mine;
+    return mine;
+  }
+  static std::vector<Block>& blocks() {
+    thread_local std::vector<Block> mine;
     return mine;
   }
 
-  void stage(const T* src, i64 from, i64 to, const T* bias, i64 each, T* dst) {
-    for (i64 e = from; e < to;) {
-      if (dst != to_ + length_ || length_ >= room_ - step_ * kernels_.lanes) {
-        flush();
-        to_ = dst;
-      }
-      const i64 end = std::min(to, e + room_ - length_);
-      interleave(src, e, end, bias, each, staging_ + length_, true);
-      length_ += end - e;
-      dst += end - e;
-      e = end;
+  // A row whose place is that in the output.
+  void add(RowPart row) {
+    if (!writing_.staged) {
+      rows_.push_back(row);
+      return;
     }
-  }
-
-  void interleave(const T* src, i64 from, i64 to, const T* bias, i64 each, T* dst, bool excess) const {
-    if (src)
-      kernels_.interleave(src, width_, step_, from, to, bias, each, dst, excess);
-    else
-      kernels_.fill(bias ? *bias : T(0), to - from, dst);
-  }
-
-  void flush() {
-    if (length_ == 0) return;
-    if (writing_.stream)
-      kernels_.stream(staging_, length_, to_);
-    else
-      std::copy_n(staging_, length_, to_);
-    length_ = 0;
+    while (row.first < row.last) {
+      if (blocks_.empty() || row.place != blocks_.back().output + blocks_.back().length ||
+          blocks_.back().length >= room_ - step_ * kernels_.lanes)
+        blocks_.push_back({0, 0, row.place});
+      Block& block = blocks_.back();
+      const i64 end = std::min(row.last, row.first + room_ - block.length), length = end - row.first;
+      rows_.push_back({row.source, row.first, end, block.length});
+      ++block.rows;
+      block.length += length;
+      row.first = end;
+      row.place += length;
+    }
   }
 
   const Kernels<T>& kernels_;
   const Writing& writing_;
   const i64 step_, width_, room_;
   T* const staging_;
-  std::vector<Row>& rows_;
-  T* to_ = nullptr;
-  i64 length_ = 0;
+  std::vector<RowPart>& rows_;
+  std::vector<Block>& blocks_;
 };
 
 }  // namespace upscore

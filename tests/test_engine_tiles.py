@@ -80,6 +80,16 @@ def test_tiles_give_the_values_of_torch_and_the_same_bits(
     run_all_ways(w, x, geometry, groups, result, adjoint)
 
 
+@pytest.mark.parametrize("stride", range(2, 34))
+@pytest.mark.parametrize("width", [7, 75])
+def test_phases_of_every_stride_are_interleaved(stride, width):
+    rng = np.random.default_rng(stride)
+    geometry = Geometry.from_padding((3, stride + 2), stride=(2, stride), padding=(1, 2))
+    w = rng.standard_normal((3, 2, *geometry.kernel)).astype(np.float32)
+    x = rng.standard_normal((2, 3, 5, width)).astype(np.float32)
+    run_all_ways(w, x, geometry, 1, geometry.output_size((5, width)), adjoint=False)
+
+
 def test_rows_of_narrow_maps_are_joined():
     rng = np.random.default_rng(2)
     geometry = Geometry.from_padding((5, 5), stride=1, padding=2)

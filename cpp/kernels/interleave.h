@@ -19,25 +19,71 @@ inline Vector<T> zip_high(Vector<T> a, Vector<T> b, std::integer_sequence<int, I
   return __builtin_shuffle(a, b, pick);
 }
 
-// The vectors of a[0..S) zipped: out[v] holds elements v*L .. of the interleaved run. S a power of two.
-template <typename T, int S>
-inline void zip(const Vector<T>* in, Vector<T>* out) {
+// Three vectors in turns: output O takes each lane from one of them.
+template <typename T, int O, int... I>
+inline Vector<T> zip_three(Vector<T> a, Vector<T> b, Vector<T> c, std::integer_sequence<int, I...>) {
+  constexpr int L = kLanes<T>;
+  constexpr Index<T> first_two = {((O * L + I) % 3 == 1 ? L + (O * L + I) / 3 : (O * L + I) / 3)...};
+  constexpr Index<T> third = {((O * L + I) % 3 == 2 ? L + (O * L + I) / 3 : I)...};
+  return __builtin_shuffle(__builtin_shuffle(a, b, first_two), c, third);
+}
+
+// S vectors in turns: output O picks from each of them.
+template <typename T, int S, int O, int... I>
+inline Vector<T> zip_prime(const Vector<T>* in, std::integer_sequence<int, I...>) {
+  constexpr Index<T> at = {((O * kLanes<T> + I) / S)...};
+  constexpr Index<T> from = {((O * kLanes<T> + I) % S)...};
+  Vector<T> out = __builtin_shuffle(in[0], at);
+  for (int r = 1; r < S; ++r) out = from == r ? __builtin_shuffle(in[r], at) : out;
+  return out;
+}
+template <typename T, int S, typename Out, int... O>
+inline void zip_primes(const Vector<T>* in, Out out, std::integer_sequence<int, O...>) {
   constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  ((out[O] = zip_prime<T, S, O>(in, lanes)), ...);
+}
+
+// Every `step`-th of some vectors.
+template <typename In>
+struct Every {
+  const In& in;
+  int step, first;
+  auto operator[](int i) const { return in[step * i + first]; }
+};
+
+// The vectors of in[0..S) in turns: out[v] holds elements v*L .. of the interleaved run. Thirds, or halves, are zipped
+// first, and then with each other.
+template <typename T, int S, typename In, typename Out>
+inline void zip(const In& in, Out out) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  constexpr int F = S % 3 == 0 ? 3 : 2, P = S / F;
   if constexpr (S == 1) {
     out[0] = in[0];
+  } else if constexpr (S % F != 0) {
+    Vector<T> all[S];
+    for (int r = 0; r < S; ++r) all[r] = in[r];
+    zip_primes<T, S>(all, out, std::make_integer_sequence<int, S>{});
   } else {
-    Vector<T> even[S / 2], odd[S / 2], low[S / 2], high[S / 2];
-    for (int i = 0; i < S / 2; ++i) {
-      even[i] = in[2 * i];
-      odd[i] = in[2 * i + 1];
-    }
-    zip<T, S / 2>(even, low);
-    zip<T, S / 2>(odd, high);
-    for (int i = 0; i < S / 2; ++i) {
-      out[2 * i] = zip_low<T>(low[i], high[i], lanes);
-      out[2 * i + 1] = zip_high<T>(low[i], high[i], lanes);
-    }
+    Vector<T> part[F][P];
+    for (int f = 0; f < F; ++f) zip<T, P>(Every<In>{in, F, f}, &part[f][0]);
+    for (int i = 0; i < P; ++i)
+      if constexpr (F == 2) {
+        out[2 * i] = zip_low<T>(part[0][i], part[1][i], lanes);
+        out[2 * i + 1] = zip_high<T>(part[0][i], part[1][i], lanes);
+      } else {
+        out[3 * i] = zip_three<T, 0>(part[0][i], part[1][i], part[2][i], lanes);
+        out[3 * i + 1] = zip_three<T, 1>(part[0][i], part[1][i], part[2][i], lanes);
+        out[3 * i + 2] = zip_three<T, 2>(part[0][i], part[1][i], part[2][i], lanes);
+      }
   }
+}
+
+template <typename T>
+void fill(T value, i64 length, T* dst) {
+  constexpr int L = kLanes<T>;
+  i64 i = 0;
+  for (; i + L <= length; i += L) store(dst + i, Vector<T>{} + value);
+  for (; i < length; ++i) dst[i] = value;
 }
 
 // Whether a block of numbers can be written at e. The last block may overlap the one before it.
@@ -51,50 +97,34 @@ inline bool back_up(i64 first, i64 last, i64 limit, i64& e, T*& dst) {
   return true;
 }
 
+// The sums of each phase, from a position on.
+template <typename T, typename Bias>
+struct Phases {
+  const T* src;
+  i64 pitch;
+  const Bias& bias;
+  Vector<T> operator[](int r) const { return load(src + r * pitch) + bias(r); }
+};
+
+// Vectors that are stored one behind the other.
+template <typename T>
+struct Stores {
+  struct Place {
+    T* to;
+    void operator=(Vector<T> v) const { store(to, v); }
+  };
+  T* dst;
+  Place operator[](int v) const { return {dst + v * kLanes<T>}; }
+};
+
 template <typename T, int S, typename Bias>
-void interleave_power(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T* dst, bool excess) {
+void interleave_steps(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T* dst, bool excess) {
   constexpr int L = kLanes<T>;
   const i64 limit = excess ? last + S * L - 1 : last;
   i64 e = first;
   for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
   for (; e < last && back_up<S * L, S>(first, last, limit, e, dst); e += S * L, dst += S * L) {
-    Vector<T> in[S], out[S];
-    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias(r);
-    zip<T, S>(in, out);
-    for (int v = 0; v < S; ++v) store(dst + v * L, out[v]);
-  }
-  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
-}
-
-// Three sources of units of P lanes, in turns: output O takes each unit from one of them.
-template <typename T, int P, int O, int... I>
-inline Vector<T> pick_units(const Vector<T>* in, i64 pitch, std::integer_sequence<int, I...>) {
-  constexpr int L = kLanes<T>;
-  constexpr Index<T> first_two = {
-      ((O * L + I) / P % 3 == 1 ? L + (O * L + I) / (3 * P) * P + I % P : (O * L + I) / (3 * P) * P + I % P)...};
-  constexpr Index<T> third = {((O * L + I) / P % 3 == 2 ? L + (O * L + I) / (3 * P) * P + I % P : I)...};
-  return __builtin_shuffle(__builtin_shuffle(in[0], in[pitch], first_two), in[2 * pitch], third);
-}
-
-// Steps of three times a power of two: groups of P phases are zipped, then three groups take turns.
-template <typename T, int P, typename Bias>
-void interleave_triple(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T* dst, bool excess) {
-  constexpr int L = kLanes<T>, S = 3 * P;
-  constexpr auto lanes = std::make_integer_sequence<int, L>{};
-  const i64 limit = excess ? last + S * L - 1 : last;
-  i64 e = first;
-  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
-  for (; e < last && back_up<S * L, S>(first, last, limit, e, dst); e += S * L, dst += S * L) {
-    Vector<T> in[P], zipped[S];
-    for (int group = 0; group < 3; ++group) {
-      for (int r = 0; r < P; ++r) in[r] = load(src + (group * P + r) * pitch + e / S) + bias(group * P + r);
-      zip<T, P>(in, zipped + group * P);
-    }
-    for (int v = 0; v < P; ++v) {
-      store(dst + (3 * v) * L, pick_units<T, P, 0>(zipped + v, P, lanes));
-      store(dst + (3 * v + 1) * L, pick_units<T, P, 1>(zipped + v, P, lanes));
-      store(dst + (3 * v + 2) * L, pick_units<T, P, 2>(zipped + v, P, lanes));
-    }
+    zip<T, S>(Phases<T, Bias>{src + e / S, pitch, bias}, Stores<T>{dst});
   }
   for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
 }
@@ -121,62 +151,8 @@ void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bia
   for (i64 e = q_last * step; e < last; ++e) one(e);
 }
 
-// Steps that are not powers of two: every output vector picks from each phase.
-template <typename T, int S, int O, int... I>
-inline Vector<T> pick_phases(const Vector<T>* in, std::integer_sequence<int, I...>) {
-  constexpr Index<T> at = {((O * kLanes<T> + I) / S)...};
-  constexpr Index<T> phase = {((O * kLanes<T> + I) % S)...};
-  Vector<T> out = __builtin_shuffle(in[0], at);
-  for (int r = 1; r < S; ++r) out = phase == r ? __builtin_shuffle(in[r], at) : out;
-  return out;
-}
-
-template <typename T, int S, int... O>
-inline void interleave_block(const Vector<T>* in, T* dst, std::integer_sequence<int, O...>) {
-  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
-  (store(dst + O * kLanes<T>, pick_phases<T, S, O>(in, lanes)), ...);
-}
-
-template <typename T, int S, typename Bias>
-void interleave_other(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T* dst, bool excess) {
-  constexpr int L = kLanes<T>;
-  const i64 limit = excess ? last + S * L - 1 : last;
-  i64 e = first;
-  for (; e < last && e % S != 0; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
-  for (; e < last && back_up<S * L, S>(first, last, limit, e, dst); e += S * L, dst += S * L) {
-    Vector<T> in[S];
-    for (int r = 0; r < S; ++r) in[r] = load(src + r * pitch + e / S) + bias(r);
-    interleave_block<T, S>(in, dst, std::make_integer_sequence<int, S>{});
-  }
-  for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
-}
-
 template <typename T, typename Bias>
-void interleave_with(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bias bias, T* dst, bool excess) {
-  switch (step) {
-    case 1:
-      for (i64 e = first; e < last; ++e) dst[e - first] = src[e] + bias(0);
-      return;
-    case 2:
-      return interleave_power<T, 2>(src, pitch, first, last, bias, dst, excess);
-    case 3:
-      return interleave_triple<T, 1>(src, pitch, first, last, bias, dst, excess);
-    case 4:
-      return interleave_power<T, 4>(src, pitch, first, last, bias, dst, excess);
-    case 5:
-      return interleave_other<T, 5>(src, pitch, first, last, bias, dst, excess);
-    case 6:
-      return interleave_triple<T, 2>(src, pitch, first, last, bias, dst, excess);
-    case 8:
-      return interleave_power<T, 8>(src, pitch, first, last, bias, dst, excess);
-    default:
-      break;
-  }
-  if constexpr (kLanes<T> >= 4)
-    if (step == 12) return interleave_triple<T, 4>(src, pitch, first, last, bias, dst, excess);
-  if constexpr (kLanes<T> >= 8)
-    if (step == 24) return interleave_triple<T, 8>(src, pitch, first, last, bias, dst, excess);
-  if (step >= kLanes<T>) return interleave_wide(src, pitch, step, first, last, bias, dst, excess);
+void interleave_any(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bias bias, T* dst) {
   i64 e = first, q = first / step, r = first % step;
   while (e < last) {
     const i64 run = step - r < last - e ? step - r : last - e;
@@ -188,13 +164,70 @@ void interleave_with(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bia
   }
 }
 
+template <typename T, typename Bias>
+void interleave_with(const T* src, i64 pitch, i64 step, const RowPart* rows, i64 count, Bias bias, T* dst,
+                     bool excess) {
+  auto all = [&](auto one) {
+    for (const RowPart* row = rows; row != rows + count; ++row)
+      if (row->source < 0)
+        fill(bias(0), row->last - row->first, dst + row->place);
+      else
+        one(src + row->source, row->first, row->last, dst + row->place);
+  };
+  auto steps = [&](auto s) {
+    all([&](const T* from, i64 first, i64 last, T* to) {
+      interleave_steps<T, s()>(from, pitch, first, last, bias, to, excess);
+    });
+  };
+  switch (step) {
+    case 1:
+      return all([&](const T* from, i64 first, i64 last, T* to) {
+        for (i64 e = first; e < last; ++e) to[e - first] = from[e] + bias(0);
+      });
+    case 2:
+      return steps(std::integral_constant<int, 2>());
+    case 3:
+      return steps(std::integral_constant<int, 3>());
+    case 4:
+      return steps(std::integral_constant<int, 4>());
+    case 5:
+      return steps(std::integral_constant<int, 5>());
+    case 6:
+      return steps(std::integral_constant<int, 6>());
+    case 7:
+      return steps(std::integral_constant<int, 7>());
+    case 8:
+      return steps(std::integral_constant<int, 8>());
+    case 9:
+      return steps(std::integral_constant<int, 9>());
+    case 10:
+      return steps(std::integral_constant<int, 10>());
+    case 12:
+      return steps(std::integral_constant<int, 12>());
+    case 14:
+      return steps(std::integral_constant<int, 14>());
+    case 15:
+      return steps(std::integral_constant<int, 15>());
+    case 24:
+      return steps(std::integral_constant<int, 24>());
+    default:
+      return all([&](const T* from, i64 first, i64 last, T* to) {
+        if (step >= kLanes<T>)
+          interleave_wide(from, pitch, step, first, last, bias, to, excess);
+        else
+          interleave_any(from, pitch, step, first, last, bias, to);
+      });
+  }
+}
+
 // One bias stays in a register.
 template <typename T>
-void interleave(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst, bool excess) {
+void interleave(const T* src, i64 pitch, i64 step, const RowPart* rows, i64 count, const T* bias, i64 each, T* dst,
+                bool excess) {
   if (each == 0)
-    interleave_with<T>(src, pitch, step, first, last, [one = bias ? *bias : T(0)](i64) { return one; }, dst, excess);
+    interleave_with<T>(src, pitch, step, rows, count, [one = bias ? *bias : T(0)](i64) { return one; }, dst, excess);
   else
-    interleave_with<T>(src, pitch, step, first, last, [bias](i64 phase) { return bias[phase]; }, dst, excess);
+    interleave_with<T>(src, pitch, step, rows, count, [bias](i64 phase) { return bias[phase]; }, dst, excess);
 }
 
 }  // namespace upscore::UPSCORE_ISA

@@ -119,6 +119,11 @@ struct Run {
   i64 place, length, source;
 };
 
+// Part of a row in which sums of several phases alternate; without a source, of nothing but the bias.
+struct RowPart {
+  i64 source, first, last, place;
+};
+
 // A row of tiles of four inputs, `step` apart: the first begins `before` inputs in front of `source`, from which on
 // there are `inside` inputs; all others are zeros.
 struct TileRun {
@@ -141,11 +146,11 @@ struct Kernels {
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
-  // dst[e - first] = src[(e % step)*pitch + e / step] + bias[(e % step)*each] for e in [first, last); `each` is 0 or 1,
-  // and with 0 there need be no bias.
+  // For each row, dst[place + e - first] = src[source + (e % step)*pitch + e / step] + bias[(e % step)*each] for e in
+  // [first, last); `each` is 0 or 1, and with 0 there need be no bias.
   // With `excess`, up to step vectors behind the last may be written (with anything), and as much read behind the
-  // sources.
-  void (*interleave)(const T* src, i64 pitch, i64 step, i64 first, i64 last, const T* bias, i64 each, T* dst,
+  // sources: rows ascend by place then.
+  void (*interleave)(const T* src, i64 pitch, i64 step, const RowPart* rows, i64 count, const T* bias, i64 each, T* dst,
                      bool excess);
   // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
   // Plus bias[c], unless null, for whole vectors of channels. Nothing at or after src_end is read.

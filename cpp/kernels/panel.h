@@ -129,14 +129,6 @@ void unfold(const T* src, i64 step, i64 spread, i64 positions, i64 length, T* ds
 }
 
 template <typename T>
-void fill(T value, i64 length, T* dst) {
-  constexpr int L = kLanes<T>;
-  i64 i = 0;
-  for (; i + L <= length; i += L) store(dst + i, Vector<T>{} + value);
-  for (; i < length; ++i) dst[i] = value;
-}
-
-template <typename T>
 void stream(const T* src, i64 length, T* dst) {
   constexpr int L = kLanes<T>;
   i64 i = 0;
