@@ -254,7 +254,7 @@ class Plan {
     }
     Schedules plan;
     if (minimal_packing_ && (call.writes_last || !call.reads_last))
-      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, packing_, target_, threads, filtering_))
+      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, threads, filtering_))
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
     if (!plan.minimal)
       plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));

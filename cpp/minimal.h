@@ -60,7 +60,6 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
 struct SetAxis {
   AxisPlan plan;
   std::vector<i64> reach;  // offsets of the inputs of a set, ascending
-  i64 fused = 0;           // positions that are not sets
 };
 SetAxis plan_sets(const Layer& layer, const Call& call, const MinimalAxis& axis, std::size_t a);
 
@@ -84,8 +83,7 @@ enum class Filtering { kNever, kWhereFaster, kAlways };
 // Nothing where it is not wanted, or the direct way is expected to be faster. That depends on the sizes of an image,
 // but neither on the batch nor on the threads, and so the bits of a result do not.
 std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
-                                            const Packing& direct, const Target& target, int threads,
-                                            Filtering filtering);
+                                            const Target& target, int threads, Filtering filtering);
 
 // Weights in the order in which they are read: [group][point][block of rows][tap][column][row]; for channels last
 // [group][phase][point][vector of channels][tap][column][channel].

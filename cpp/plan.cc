@@ -8,9 +8,10 @@
 namespace upscore {
 namespace {
 
-// How near a product with so many rows comes to the machine's rate: a tile of few rows waits for its loads.
+// How near a product with so many rows comes to the machine's rate: a tile of few rows waits for its loads, which come
+// from the second-level cache if there are many columns.
 double efficiency(i64 rows, int tile_rows) {
-  auto cycles = [](i64 tile) { return static_cast<double>(tile) + 1.5; };
+  auto cycles = [](i64 tile) { return tile == 1 ? 6.5 : std::max(static_cast<double>(tile), 3.5) + 1.5; };
   const i64 tail = rows % tile_rows;
   const double all = static_cast<double>(rows / tile_rows) * cycles(tile_rows) + (tail ? cycles(tail) : 0);
   return static_cast<double>(rows) / all;

@@ -16,6 +16,7 @@ constexpr double kSerialWork = 6e6;    // multiplications, or as long, below whi
 constexpr double kSerialCycles = 1e5;  // the same, where they are known
 constexpr i64 kMaxVectors = 12;        // vectors of positions in a tile
 constexpr i64 kFewRows = 32;           // rows of products up to which copying counts:
+constexpr i64 kFewInputs = 16;         // or inputs of a product
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kMostAcross = 65;   // tiles next to each other, unless rows are longer
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
@@ -30,6 +31,7 @@ constexpr double kBegin = 7;      // a row of them, or zeros beside it
 constexpr double kPick = 2;       // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kTask = 500;
+constexpr double kPiece = 8;      // a row of outputs to begin with
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
 
 // The lines of a window by rows: those of one row are where its taps read; several rows share all that any of them can
@@ -203,7 +205,8 @@ class Scheduler {
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
   i64 most_vectors() const {
     const i64 least = std::min(align_, layer_.rows) * (packing_.fused ? packing_.phases : step_);
-    const bool few = layer_.rows * (packing_.fused ? packing_.phases : 1) <= kFewRows;
+    const bool few =
+        layer_.rows * (packing_.fused ? packing_.phases : 1) <= kFewRows || packing_.columns * places_ <= kFewInputs;
     return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1,
                            few ? kMaxVectorsOfFewRows : kMaxVectors);
   }
@@ -216,14 +219,15 @@ class Scheduler {
     double products = 0, copies = 0;
     double all() const { return products + copies; }
   };
-  // Of a tile for which so many vectors are copied, in so many rows.
-  Cost cost(i64 vectors, double used_vectors, double copied_vectors, double copied_rows) const {
+  // Of a tile of so many vectors, and rows, for which so many vectors are copied, in so many rows.
+  Cost cost(i64 vectors, double rows, double used_vectors, double copied_vectors, double copied_rows) const {
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
     const double products = weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
     const double copies = (kCopy + strided) * copied_vectors + kBegin * copied_rows;
-    return {(products + kTask / static_cast<double>(layer_.cols)) / used_vectors, copies / used_vectors};
+    const double pieces = kPiece * rows * static_cast<double>(layer_.rows * packing_.phases);
+    return {(products + (kTask + pieces) / static_cast<double>(layer_.cols)) / used_vectors, copies / used_vectors};
   }
 
   void choose_tile() {
@@ -248,7 +252,7 @@ class Scheduler {
     const double rows = static_cast<double>(vectors * lanes_) / static_cast<double>(row);
     const double places = static_cast<double>(offsets_.size()), begin = s_.axis[2].in_step == 1 ? 1 : 3;
     const double sides = s_.axis[2].phases[0].offset.size() > 1 ? 2 : 1;  // a short row often has zeros beside it
-    cost_ = cost(vectors, used, places * (static_cast<double>(vectors) + begin * rows), places * rows * sides);
+    cost_ = cost(vectors, rows, used, places * (static_cast<double>(vectors) + begin * rows), places * rows * sides);
     s_.tile = {vectors * lanes_, 1, vectors * lanes_, ceil_div(s_.positions, vectors * lanes_), 1, 1};
     s_.window = plain_window(offsets_);
 
@@ -267,7 +271,8 @@ class Scheduler {
       const i64 tiles = down * across_now * (s_.positions / (row * column));
       if (tiles * layer_.groups < enough_ && vectors > widest) return false;
       const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
-      Cost c = cost(vectors, filled, static_cast<double>(all * ceil_div(length, lanes_)), static_cast<double>(all));
+      Cost c = cost(vectors, static_cast<double>(rows), filled, static_cast<double>(all * ceil_div(length, lanes_)),
+                    static_cast<double>(all));
       if (joined) c.products *= kJoined;
       if (c.all() < cost_.all()) {
         cost_ = c;

@@ -14,10 +14,10 @@ FILTERED = {
     "two by two": (48, 36, (14, 27), Geometry((4, 4), 2, crop=1)),
     "three by three": (40, 45, (19, 22), Geometry((3, 3), 1, crop=((1, 0), (2, 1)))),
     "single taps": (64, 64, (26, 33), Geometry((3, 3), 2, crop=((1, 0), (0, 1)))),
-    "three and two": (33, 50, (17, 30), Geometry((6, 3), (2, 2), crop=((2, 3), (0, 0)))),
+    "three and two": (83, 50, (17, 30), Geometry((6, 3), (2, 2), crop=((2, 3), (0, 0)))),
     "one axis of five taps": (48, 72, (24, 59), Geometry((5, 4), (1, 2), crop=((2, 2), (1, 1)))),
     "one axis": (64, 24, (320,), Geometry(16, 8, crop=4)),
-    "three axes": (32, 16, (12, 9, 10), Geometry((4, 3, 4), (2, 1, 2), crop=1)),
+    "three axes": (96, 32, (12, 9, 10), Geometry((4, 3, 4), (2, 1, 2), crop=1)),
 }
 
 
