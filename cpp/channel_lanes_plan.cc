@@ -183,6 +183,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     }
   }
   map = std::move(*best);
+  map.cycles = soonest;
   // With few positions it is better to multiply some zeros than to take the weights several times.
   for (std::size_t phase = 0; phase < groups.size(); ++phase) {
     if (with_zeros(phase) < apart(phase)) {
