@@ -30,20 +30,27 @@ inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T,
 }
 
 template <typename T, int NV, int P>
-inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, const Vector<T> (&acc)[P][NV]) {
+inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, Vector<T> (&acc)[P][NV]) {
   constexpr int L = kLanes<T>;
+  T* const c = p.c;
+  i64 at[P];  // stores might change what lies in memory, as far as a compiler knows
+  for (int q = 0; q < P; ++q) at[q] = p.c_offset[q];
+  auto each = [&](auto&& visit) {
 #pragma GCC unroll 12
-  for (int q = 0; q < P; ++q)
+    for (int q = 0; q < P; ++q)
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      T* c = p.c + p.c_offset[q] + v * L;
-      Vector<T> sum = p.accumulate ? load(c) + acc[q][v] : acc[q][v];
-      if (p.bias) sum += load(p.bias + v * L);
-      if (p.past_caches)
-        store_past_caches(c, sum);
-      else
-        store(c, sum);
-    }
+      for (int v = 0; v < NV; ++v) visit(c + at[q] + v * L, acc[q][v], v);
+  };
+  if (p.accumulate) each([](T* to, Vector<T>& sum, int) { sum = load(to) + sum; });
+  if (p.bias) {
+    Vector<T> bias[NV];
+    for (int v = 0; v < NV; ++v) bias[v] = load(p.bias + v * L);
+    each([&](T*, Vector<T>& sum, int v) { sum += bias[v]; });
+  }
+  if (p.past_caches)
+    each([](T* to, Vector<T>& sum, int) { store_past_caches(to, sum); });
+  else
+    each([](T* to, Vector<T>& sum, int) { store(to, sum); });
 }
 
 template <typename T, int R, int NV, int P>

@@ -54,7 +54,7 @@ struct Every {
 // The vectors of in[0..S) in turns: out[v] holds elements v*L .. of the interleaved run. Thirds, or halves, are zipped
 // first, and then with each other.
 template <typename T, int S, typename In, typename Out>
-inline void zip(const In& in, Out out) {
+inline __attribute__((always_inline)) void zip(const In& in, Out out) {
   constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
   constexpr int F = S % 3 == 0 ? 3 : 2, P = S / F;
   if constexpr (S == 1) {

@@ -33,18 +33,27 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
   }
 }
 
+// To what has been summed before.
+template <typename T, int MR, int NV>
+inline __attribute__((always_inline)) void add_sums(const Product<T>& p, Vector<T> (&acc)[MR][NV]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) acc[r][v] += load(p.c + r * p.c_stride + v * kLanes<T>);
+}
+
 template <typename T, int MR, int NV>
 void product(const Product<T>& p) {
   constexpr int L = kLanes<T>;
   Vector<T> acc[MR][NV] = {};
   sum_products<T, MR, NV>(p, acc);
+  T* const c = p.c;
+  const i64 stride = p.c_stride;
+  if (p.accumulate) add_sums<T, MR, NV>(p, acc);
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      T* c = p.c + r * p.c_stride + v * L;
-      store(c, p.accumulate ? load(c) + acc[r][v] : acc[r][v]);
-    }
+    for (int v = 0; v < NV; ++v) store(c + r * stride + v * L, acc[r][v]);
 }
 
 template <bool PastCaches, typename T>
@@ -86,12 +95,7 @@ template <typename T, int MR, int NV, int S>
 void product_to_output(const Product<T>& p, const OutputRows<T>& out) {
   Vector<T> acc[MR][NV] = {};
   sum_products<T, MR, NV>(p, acc);
-  if (p.accumulate) {
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[r][v] += load(p.c + r * p.c_stride + v * kLanes<T>);
-  }
+  if (p.accumulate) add_sums<T, MR, NV>(p, acc);
   if (out.past_caches)
     write_rows<T, MR, NV, S, true>(out, acc);
   else
