@@ -101,10 +101,11 @@ void transform_sets(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst
 // dst = (s0 + s1 + s2, s1 - s2, s1 + s2 - s3) for three outputs, (s0 + s1 + s2, s1 - s2 - s3) for two.
 template <typename T>
 void transform_sums(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch) {
+  const T *const p0 = src[0], *const p1 = src[1], *const p2 = src[2], *const p3 = src[3];
   for (i64 i = 0; i < length; i += kLanes<T>) {
-    const Vector<T> s1 = load(src[1] + i), s2 = load(src[2] + i), s3 = load(src[3] + i);
+    const Vector<T> s1 = load(p1 + i), s2 = load(p2 + i), s3 = load(p3 + i);
     const Vector<T> both = s1 + s2, difference = s1 - s2;
-    store(dst + i, load(src[0] + i) + both);
+    store(dst + i, load(p0 + i) + both);
     if (outputs == 2) {
       store(dst + dst_pitch + i, difference - s3);
     } else {
@@ -117,23 +118,25 @@ void transform_sums(const T* const* src, i64 length, int outputs, T* dst, i64 ds
 // The same, with the bias, where every output belongs, if anywhere.
 template <typename T>
 void transform_outputs(const T* const* src, i64 length, int outputs, const T* bias, T* const* dst, bool past_caches) {
-  auto put = [&](int k, i64 i, Vector<T> v) {
-    if (!dst[k]) return;
+  const T *const p0 = src[0], *const p1 = src[1], *const p2 = src[2], *const p3 = src[3];
+  T *const d0 = dst[0], *const d1 = dst[1], *const d2 = outputs == 3 ? dst[2] : nullptr;
+  auto put = [&](T* to, i64 i, Vector<T> v) {
+    if (!to) return;
     if (bias) v += load(bias + i);
     if (past_caches)
-      store_past_caches(dst[k] + i, v);
+      store_past_caches(to + i, v);
     else
-      store(dst[k] + i, v);
+      store(to + i, v);
   };
   for (i64 i = 0; i < length; i += kLanes<T>) {
-    const Vector<T> s1 = load(src[1] + i), s2 = load(src[2] + i), s3 = load(src[3] + i);
+    const Vector<T> s1 = load(p1 + i), s2 = load(p2 + i), s3 = load(p3 + i);
     const Vector<T> both = s1 + s2, difference = s1 - s2;
-    put(0, i, load(src[0] + i) + both);
+    put(d0, i, load(p0 + i) + both);
     if (outputs == 2) {
-      put(1, i, difference - s3);
+      put(d1, i, difference - s3);
     } else {
-      put(1, i, difference);
-      put(2, i, both - s3);
+      put(d1, i, difference);
+      put(d2, i, both - s3);
     }
   }
 }

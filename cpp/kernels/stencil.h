@@ -9,21 +9,29 @@ namespace upscore::UPSCORE_ISA {
 template <typename T>
 void stencil(const Stencil<T>& s) {
   constexpr int L = kLanes<T>, U = kStencilVectors;
-  for (i64 o = 0; o < s.vectors; o += U) {
+  const Stencil<T> here = s;  // stores might change what lies in memory, as far as a compiler knows
+  i64 next = 0, first = 0;    // input and phase of the next vector
+  for (i64 o = 0; o < here.vectors; o += U) {
     Vector<T> sum[U];
     i64 input[U], phase[U];
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u) {
       sum[u] = Vector<T>{};
-      input[u] = (o + u) * L / s.step;
-      phase[u] = (o + u) * L % s.step;
+      input[u] = next;
+      phase[u] = first;
+      first += L;
+      if (first == here.step) {
+        first = 0;
+        ++next;
+      }
     }
-    for (i64 tap = 0; tap < s.taps; ++tap) {
+    for (i64 tap = 0; tap < here.taps; ++tap) {
+      const T *x = here.x[tap], *w = here.w + tap * here.step;
 #pragma GCC unroll 8
-      for (int u = 0; u < U; ++u) sum[u] += s.x[tap][input[u]] * load(s.w + tap * s.step + phase[u]);
+      for (int u = 0; u < U; ++u) sum[u] += x[input[u]] * load(w + phase[u]);
     }
 #pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) store(s.out + (o + u) * L, sum[u] + s.bias);
+    for (int u = 0; u < U; ++u) store(here.out + (o + u) * L, sum[u] + here.bias);
   }
 }
 
