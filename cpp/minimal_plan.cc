@@ -216,7 +216,8 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.products = products * s.chunk * s.width;
   s.sums =
       packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width * (few ? layer.rows : 1) + kSlack;
-  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, target);
+  s.writing =
+      plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, steps * s.width, target);
   s.threads = threads;
   std::ostringstream why;
   why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases

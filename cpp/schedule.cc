@@ -23,6 +23,8 @@ constexpr i64 kStaging = 4096;    // numbers put together before they are writte
 constexpr i64 kTallWindow = 256;  // input rows; more come from a dilation, and most of them no tap reads
 constexpr i64 kMostGroups = 32;   // in a task
 constexpr i64 kShortRow = 48;     // positions in a row below which rows are put together
+constexpr double kFilled = 0.7;   // share of vectors that a row fills, below which phases are interleaved across rows
+constexpr i64 kTogether = 64 << 10;  // bytes of a channel then
 
 // Cycles, for choosing between tiles; only their proportions matter.
 constexpr double kProduct = 0.5;  // a vector times a weight, added
@@ -116,7 +118,8 @@ class Scheduler {
     s_.cycles = cycles;
     if (s_.channel_lanes && (packing_.vectors || s_.channel_lanes->cycles < cycles)) {
       s_.cycles = s_.channel_lanes->cycles;
-      if (call_.reads_last) s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, target_);
+      if (call_.reads_last)
+        s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, 0, target_);
       if (s_.channel_lanes->cycles * static_cast<double>(layer_.groups) > kSerialCycles) s_.threads = threads_;
       s_.why = explain_channel_lanes(layer_, target_, s_);
     } else {
@@ -334,7 +337,8 @@ class Scheduler {
     s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
     const i64 channels = layer_.groups * layer_.rows;
-    s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1, target_);
+    s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1,
+                              s_.strips * step_ * width, target_);
     find_hollow_strips();
   }
 
@@ -401,11 +405,16 @@ std::pair<i64, i64> Window::lines_of(i64 offset_first, i64 offset_last) const {
   return {*low, *high + 1};
 }
 
-Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, const Target& target) {
+Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, i64 sums, const Target& target) {
   Writing w;
+  const i64 row = axis[2].positions, filled = round_up(row, target.lanes);
+  const bool small = sums > 0 && sums * target.number_bytes <= kTogether;
+  if (together == 1 && axis[2].out_step > 1 && small &&
+      static_cast<double>(row) < kFilled * static_cast<double>(filled))
+    w.together = sums + axis[2].out_step * target.lanes;
   w.stream = channels * axis[0].out * axis[1].out * axis[2].out * target.number_bytes > Limits::stream_bytes;
-  w.staged = w.stream || axis[2].positions * together < kShortRow;
-  w.staging = kStaging + (together > 1 ? 4 * together : 16) * axis[2].out_step * target.lanes;
+  w.staged = w.stream || (row * together < kShortRow && w.together == 0);
+  w.staging = kStaging + (together > 1 ? 4 * together : 16) * axis[2].out_step * target.lanes + w.together;
   return w;
 }
 

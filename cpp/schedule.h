@@ -62,11 +62,13 @@ struct Writing {
   bool staged = false;       // rows are put together before they are written: they are short, or go past the caches
   bool stream = false;       // past the caches
   i64 staging = 0;           // scratch for putting together, in numbers
+  i64 together = 0;          // if any: numbers of a channel in a tile, whose phases are interleaved across short rows
   std::vector<char> hollow;  // if any: the phases of the leading axes that no tap reaches, and so only the bias
 };
 
-// `axis` as the output is written, `channels` of it, in all images; `together` of them lie next to each other.
-Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, const Target& target);
+// `axis` as the output is written, `channels` of it, in all images; `together` of them lie next to each other. A tile
+// has so many `sums` of a channel.
+Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, i64 sums, const Target& target);
 
 // Lanes run along output channels instead of positions; outputs of a part that use the same taps form a group. A part
 // is some images of a small map, whose positions fill lanes badly and whose border is much of it; or a rectangle of a

@@ -17,7 +17,7 @@ std::vector<T> bias_of_phases(const T* bias, i64 channels, i64 phases) {
 }
 
 // Writes rows of one channel, or of all of them, channels last; staged, it puts together what lies together in the
-// output and writes it at once.
+// output and writes it at once. Short rows are interleaved all at once, with what lies between them.
 template <typename T>
 class Writer {
  public:
@@ -30,12 +30,18 @@ class Writer {
         writing_(writing),
         step_(axis[2].out_step * channels),
         width_(width),
-        room_(writing.staging - step_ * kernels.lanes),
+        room_(writing.staging - writing.together - step_ * kernels.lanes),
         staging_(staging),
+        together_(staging + writing.staging - writing.together),
         rows_(rows()),
-        blocks_(blocks()) {
+        blocks_(blocks()),
+        strips_(this->strips()) {
     rows_.clear();
     blocks_.clear();
+    strips_.clear();
+    const i64 all = (segments.back().place + segments.back().length) * axis[2].out_step;  // of a strip
+    if (writing.together > 0 && writing.hollow.empty() && all * strips + step_ * kernels.lanes <= writing.together)
+      for (i64 strip = 0; strip < strips; ++strip) strips_.push_back({strip * step_ * width, 0, all, strip * all});
     for (const Segment& s : segments) {
       const i64 x0 = axis[2].base + s.at[2] * axis[2].out_step;
       const i64 from = std::max<i64>(0, -x0), to = std::min(s.length * axis[2].out_step, axis[2].out - x0);
@@ -46,7 +52,8 @@ class Writer {
                   y = axis[1].base + s.at[1] * axis[1].out_step + ry;
         if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
         const bool hollow = !writing_.hollow.empty() && writing_.hollow[static_cast<std::size_t>(first_strip + strip)];
-        add({hollow ? -1 : strip * step_ * width + s.place, from * channels, to * channels,
+        const i64 source = strips_.empty() ? strip * step_ * width + s.place : strip * all + s.place * step_;
+        add({hollow ? -1 : source, from * channels, to * channels,
              s.batch * image_pitch + ((z * axis[1].out + y) * axis[2].out + x0 + from) * channels});
       }
     }
@@ -55,11 +62,19 @@ class Writer {
   // `channel` is the output of this channel in image 0. The bias is that of each phase and channel, or, with `each` =
   // 0, of all, if any.
   void write(const T* sums, const T* bias, i64 each, T* channel) const {
+    if (!strips_.empty())
+      kernels_.interleave(sums, width_, step_, strips_.data(), static_cast<i64>(strips_.size()), bias, each, together_,
+                          true);
+    auto put = [&](const RowPart* rows, i64 count, T* to, bool excess) {
+      if (strips_.empty())
+        kernels_.interleave(sums, width_, step_, rows, count, bias, each, to, excess);
+      else
+        kernels_.copy_rows(together_, rows, count, to);
+    };
     const RowPart* rows = rows_.data();
-    if (!writing_.staged)
-      return kernels_.interleave(sums, width_, step_, rows, static_cast<i64>(rows_.size()), bias, each, channel, false);
+    if (!writing_.staged) return put(rows, static_cast<i64>(rows_.size()), channel, false);
     for (const Block& block : blocks_) {
-      kernels_.interleave(sums, width_, step_, rows, block.rows, bias, each, staging_, true);
+      put(rows, block.rows, staging_, true);
       rows += block.rows;
       if (writing_.stream)
         kernels_.stream(staging_, block.length, channel + block.output);
@@ -80,6 +95,10 @@ class Writer {
   }
   static std::vector<Block>& blocks() {
     thread_local std::vector<Block> mine;
+    return mine;
+  }
+  static std::vector<RowPart>& strips() {
+    thread_local std::vector<RowPart> mine;
     return mine;
   }
 
@@ -106,9 +125,10 @@ class Writer {
   const Kernels<T>& kernels_;
   const Writing& writing_;
   const i64 step_, width_, room_;
-  T* const staging_;
+  T *const staging_, *const together_;
   std::vector<RowPart>& rows_;
   std::vector<Block>& blocks_;
+  std::vector<RowPart>& strips_;  // if any, they are interleaved as a whole, and rows copied out of them
 };
 
 }  // namespace upscore

@@ -230,4 +230,23 @@ void interleave(const T* src, i64 pitch, i64 step, const RowPart* rows, i64 coun
     interleave_with<T>(src, pitch, step, rows, count, [bias](i64 phase) { return bias[phase]; }, dst, excess);
 }
 
+// Pieces of kCount numbers, the last of which overlaps the one before; or pieces of half as many.
+template <typename T, int kCount>
+inline void copy_row(const T* src, i64 length, T* dst) {
+  if constexpr (kCount == 1) {
+    if (length > 0) *dst = *src;
+  } else {
+    if (length < kCount) return copy_row<T, kCount / 2>(src, length, dst);
+    i64 i = 0;
+    for (; i + kCount <= length; i += kCount) std::memcpy(dst + i, src + i, kCount * sizeof(T));
+    if (i < length) std::memcpy(dst + length - kCount, src + length - kCount, kCount * sizeof(T));
+  }
+}
+
+template <typename T>
+void copy_rows(const T* src, const RowPart* rows, i64 count, T* dst) {
+  for (const RowPart* row = rows; row != rows + count; ++row)
+    copy_row<T, kLanes<T>>(src + row->source + row->first, row->last - row->first, dst + row->place);
+}
+
 }  // namespace upscore::UPSCORE_ISA

@@ -152,6 +152,8 @@ struct Kernels {
   // sources: rows ascend by place then.
   void (*interleave)(const T* src, i64 pitch, i64 step, const RowPart* rows, i64 count, const T* bias, i64 each, T* dst,
                      bool excess);
+  // For each row, dst[place + i] = src[source + first + i] for i < last - first.
+  void (*copy_rows)(const T* src, const RowPart* rows, i64 count, T* dst);
   // dst[i*dst_pitch + c] = src[c*src_pitch + i] for c < channels, i < length; zeros up to a whole vector of channels.
   // Plus bias[c], unless null, for whole vectors of channels. Nothing at or after src_end is read.
   void (*transpose)(const T* src, const T* src_end, i64 src_pitch, i64 channels, i64 length, const T* bias, T* dst,

@@ -23,6 +23,7 @@ Kernels<T> table() {
   fill_products<T, 1, 1>(k);
   fill_channel_products<T, 1, 1>(k);
   k.interleave = interleave<T>;
+  k.copy_rows = copy_rows<T>;
   k.stencil = stencil<T>;
   k.pixel_stencil = pixel_stencil<T>;
   k.transpose = transpose<T>;
