@@ -17,6 +17,8 @@ namespace {
 
 constexpr i64 kSliceBytes = 2 << 20;  // of partial gradients, where there are too few tasks otherwise
 constexpr i64 kTasks = 16;
+constexpr i64 kAdded = 4096;             // numbers of a slice that are added at once: they stay in a core's first cache
+constexpr i64 kSerialSums = 1 << 17;     // below which waking another thread costs more
 constexpr double kSerialCycles = 2e5;    // below which waking another thread costs more
 constexpr double kFilteredCycles = 1e6;  // below which finding out about minimal filtering does
 
@@ -46,8 +48,13 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
     way->compute(task / slices, slice * way->tiles / slices, (slice + 1) * way->tiles / slices,
                  slice ? partial.data() + (slice - 1) * size : grad_w);
   });
-  for (i64 s = 1; s < slices; ++s)
-    for (i64 i = 0; i < size; ++i) grad_w[i] += partial.data()[(s - 1) * size + i];
+  if (slices == 1) return;
+  parallel_for(ceil_div(size, kAdded), (slices - 1) * size < kSerialSums ? 1 : threads, [&](i64 task) {
+    const i64 first = task * kAdded, count = std::min(kAdded, size - first);
+    T* const to = grad_w + first;
+    for (const T* from = partial.data() + first; from < partial.data() + partial.size(); from += size)
+      for (i64 i = 0; i < count; ++i) to[i] += from[i];
+  });
 }
 
 template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, Filtering, int, const float*,
