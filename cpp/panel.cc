@@ -70,12 +70,9 @@ void PanelSource<T>::merge_runs() {
   constexpr i64 kSmallHole = 8;
   for (std::size_t i = 0; i < line_runs_.size();) {
     Run run = line_runs_[i++];
-    if (run.source < 0 || axis_[2].in_step != 1) {
-      runs_.push_back(run);
-      continue;
-    }
-    const std::size_t at = runs_.size();
-    runs_.push_back(run);
+    add_run(run, runs_);
+    if (run.source < 0 || axis_[2].in_step != 1) continue;
+    const std::size_t at = runs_.size() - 1;
     for (;;) {
       std::size_t next = i;
       while (next < line_runs_.size() && line_runs_[next].source < 0 && line_runs_[next].length <= kSmallHole) ++next;
@@ -118,8 +115,10 @@ void PanelSource<T>::turn_runs(const T* x, const T* x_end, i64 columns, T* panel
     const i64 lanes = kernels_.lanes, fits = run.place + ceil_div(run.length, lanes) * lanes <= begin_;
     const i64 whole = fits ? run.length : run.length / lanes * lanes;
     if (whole > 0) kernels_.transpose(from, x_end, pitch, whole, columns, nullptr, to, begin_);
-    for (i64 c = 0; c < columns; ++c)
+    for (i64 c = 0; c < columns; ++c) {
       for (i64 i = whole; i < run.length; ++i) to[c * begin_ + i] = from[i * pitch + c];
+      std::fill_n(to + c * begin_ + run.length, run.zeros, T(0));
+    }
   }
 }
 

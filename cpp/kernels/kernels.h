@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "../geometry.h"
 
@@ -113,11 +114,19 @@ struct PixelStencil {
   T* out;
 };
 
-// Where a stretch of a panel comes from. Holes are zeros inside of the run before them.
+// Where a stretch of a panel comes from, and how many zeros follow. Holes are zeros inside of the run before them.
 struct Run {
   static constexpr i64 kZeros = -1, kHole = -2;
-  i64 place, length, source;
+  i64 place, length, source, zeros = 0;
 };
+
+// Adds a run behind the last; zeros go with what they follow.
+inline void add_run(const Run& run, std::vector<Run>& runs) {
+  if (run.source == Run::kZeros && !runs.empty() && runs.back().source != Run::kHole)
+    (runs.back().source == Run::kZeros ? runs.back().length : runs.back().zeros) += run.length;
+  else
+    runs.push_back(run);
+}
 
 // Part of a row in which sums of several phases alternate; without a source, of nothing but the bias.
 struct RowPart {

@@ -90,6 +90,7 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
       } else {
         for (i64 i = 0; i < run->length; ++i) to[i] = from[i * step];
       }
+      for (i64 i = 0; i < run->zeros; i += L) store(to + run->length + i, Vector<T>{});
     }
 }
 
