@@ -65,6 +65,7 @@ CHANNELWISE = {
     "far apart": (2, (7, 20), Geometry((3, 2), (2, 3), dilation=(5, 4), crop=((3, 1), (2, 0)))),
     "many rows": (2, (900, 6), Geometry((3, 3), 3)),
     "long rows": (2, (3, 1500), Geometry((3, 4), (1, 2), crop=1)),
+    "long rows, two lines that begin outside": (2, (3, 157), Geometry((1, 5), (1, 2), crop=((0, 0), (2, 2)))),
     "three axes": (3, (4, 5, 6), Geometry((4, 3, 2), (2, 1, 2), crop=1)),
 }
 

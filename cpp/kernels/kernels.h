@@ -120,10 +120,12 @@ struct Run {
   i64 place, length, source, zeros = 0;
 };
 
-// Adds a run behind the last; zeros go with what they follow.
+// Adds a run behind the last; zeros go with what they follow, if they lie right behind it.
 inline void add_run(const Run& run, std::vector<Run>& runs) {
-  if (run.source == Run::kZeros && !runs.empty() && runs.back().source != Run::kHole)
-    (runs.back().source == Run::kZeros ? runs.back().length : runs.back().zeros) += run.length;
+  Run* const last = runs.empty() ? nullptr : &runs.back();
+  const bool follows = last && last->place + last->length + last->zeros == run.place;
+  if (run.source == Run::kZeros && follows && last->source != Run::kHole)
+    (last->source == Run::kZeros ? last->length : last->zeros) += run.length;
   else
     runs.push_back(run);
 }
