@@ -33,9 +33,9 @@ class Writer {
         room_(writing.staging - writing.together - step_ * kernels.lanes),
         staging_(staging),
         together_(staging + writing.staging - writing.together),
-        rows_(rows()),
-        blocks_(blocks()),
-        strips_(this->strips()) {
+        rows_(kept().rows),
+        blocks_(kept().blocks),
+        strips_(kept().strips) {
     rows_.clear();
     blocks_.clear();
     strips_.clear();
@@ -89,16 +89,12 @@ class Writer {
     i64 rows, length, output;
   };
   // A thread writes one tile after the other, and the memory of these is worth keeping.
-  static std::vector<RowPart>& rows() {
-    thread_local std::vector<RowPart> mine;
-    return mine;
-  }
-  static std::vector<Block>& blocks() {
-    thread_local std::vector<Block> mine;
-    return mine;
-  }
-  static std::vector<RowPart>& strips() {
-    thread_local std::vector<RowPart> mine;
+  struct Lists {
+    std::vector<RowPart> rows, strips;
+    std::vector<Block> blocks;
+  };
+  static Lists& kept() {
+    thread_local Lists mine;
     return mine;
   }
 

@@ -151,6 +151,7 @@ void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bia
   for (i64 e = q_last * step; e < last; ++e) one(e);
 }
 
+// Any other step, number by number.
 template <typename T, typename Bias>
 void interleave_any(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bias bias, T* dst) {
   i64 e = first, q = first / step, r = first % step;
