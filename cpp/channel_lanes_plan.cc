@@ -14,7 +14,6 @@ constexpr i64 kMostOutputs = 4096;    // positions of an image
 constexpr i64 kMostPairs = 1 << 17;   // of an output and a tap
 constexpr i64 kFarWeights = 4 << 20;  // bytes that come from memory
 constexpr i64 kTasksOfThread = 4;     // that are asked for
-constexpr double kLate = 0.15;        // of a task: threads do not begin together
 
 // Where the taps of one output position of one axis read, if inside.
 struct Reads {
@@ -109,8 +108,7 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
 // How much longer than its work a call takes whose tasks do not fill all threads to the end; `tasks` would.
 double idle(i64 all, i64 tasks) {
   const i64 threads = std::max<i64>(tasks / kTasksOfThread, 1);
-  const double turns = static_cast<double>(ceil_div(all, threads));
-  return (turns + (threads > 1 ? kLate : 0)) * static_cast<double>(threads) / static_cast<double>(all);
+  return turns(all, threads) * static_cast<double>(threads) / static_cast<double>(all);
 }
 constexpr double kTurn = 0.4;   // to turn a number
 constexpr double kFetch = 0.1;  // for a byte that does not come from a core's own caches

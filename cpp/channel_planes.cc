@@ -110,9 +110,7 @@ void ChannelPlanes::find_runs(const ChannelTile& tile, std::vector<Run>& runs) c
         for (i64 line = 0; line < down_ + r.high - r.low; ++line, place += pitch(), y += stride_[1]) {
           const bool exists = z >= 0 && z < dense_[0] && y >= 0 && y < dense_[1];
           const i64 skip = exists ? c.skip : pitch(), stop = exists ? c.stop : pitch();
-          if (skip > 0) add_run({place, skip, Run::kZeros}, runs);
-          if (stop > skip) add_run({place + skip, stop - skip, (z * dense_[1] + y) * dense_[2] + c.first}, runs);
-          if (stop < pitch()) add_run({place + stop, pitch() - stop, Run::kZeros}, runs);
+          add_line(place, pitch(), skip, stop, (z * dense_[1] + y) * dense_[2] + c.first, runs);
         }
       }
   }

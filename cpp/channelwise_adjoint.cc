@@ -112,9 +112,8 @@ class PlanesAdjoint final : public Way<T> {
 
   std::size_t size() const override { return weights_.size(); }
   std::string why(const Call& call, int threads) const override {
-    return "convolution: channels do not mix, so lanes run along positions, from one row into the next; inputs are "
-           "split "
-           "by the residues of the strides; " +
+    return "convolution: channels do not mix, so lanes run along positions, from one row into the next; "
+           "inputs are split by the residues of the strides; " +
            say_threads(useful_threads(layer_, call, threads));
   }
 

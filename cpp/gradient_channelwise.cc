@@ -96,9 +96,7 @@ class Dotted final : public WeightGradient<T> {
       const i64 first = x * step + line.first;
       const i64 skip = std::clamp<i64>(ceil_div(-first, step), 0, line.length);
       const i64 stop = std::clamp<i64>(ceil_div(in_.call.out[2] - first, step), skip, line.length);
-      if (skip > 0) add_run({line.place, skip, Run::kZeros}, runs);
-      if (stop > skip) add_run({line.place + skip, stop - skip, first + skip * step}, runs);
-      if (line.length > stop) add_run({line.place + stop, line.length - stop, Run::kZeros}, runs);
+      add_line(line.place, line.length, skip, stop, first + skip * step, runs);
     }
   }
 

@@ -221,27 +221,12 @@ class Execution {
       const i64 px = phase % layer_.stride[2], py = phase / layer_.stride[2] % layer_.stride[1];
       const i64 pz = phase / (layer_.stride[2] * layer_.stride[1]);
       T* to = sums + (pz * row_of_[0] + py * row_of_[1] + px * row_of_[2]) * apart * width;
-      T* next = spare;
-      i64 outer = 1, inner = packing_.points;
-      for (std::size_t a : packing_.filtered) {
-        const bool last = a == packing_.filtered.back();
-        const i64 outputs = packing_.axis[a].outputs(),
-                  pitch = last ? layer_.stride[a] * row_of_[a] * apart : (inner / 4);
-        inner /= 4;
-        const T* result[kMostLines];
-        for (i64 o = 0; o < outer; ++o)
-          for (i64 i = 0; i < inner; ++i) {
-            const T* four[4];
-            for (i64 k = 0; k < 4; ++k) four[k] = from[(o * 4 + k) * inner + i];
-            const i64 first = o * outputs * inner + i;
-            T* dst = last ? to + outputs_before_[static_cast<std::size_t>(o)] * apart * width : next + first * width;
-            kernels_.transform_sums(four, width, static_cast<int>(outputs), dst, pitch * width);
-            for (i64 k = 0; k < outputs && !last; ++k) result[first + k * inner] = dst + k * pitch * width;
-          }
-        outer *= outputs;
-        if (!last) std::copy_n(result, outer * inner, from);
-        next += outer * inner * width;
-      }
+      const std::size_t last = packing_.filtered.back();
+      const i64 outer = transform_back_leading(kernels_, packing_, last, width, spare, from);
+      for (i64 o = 0; o < outer; ++o)
+        kernels_.transform_sums(from + 4 * o, width, static_cast<int>(packing_.axis[last].outputs()),
+                                to + outputs_before_[static_cast<std::size_t>(o)] * apart * width,
+                                layer_.stride[last] * row_of_[last] * apart * width);
     }
   }
 

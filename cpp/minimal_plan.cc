@@ -28,7 +28,6 @@ constexpr double kWritten = 3;     // a vector of outputs, more than in the dire
 constexpr double kWrittenRow = 7;  // a row of them
 constexpr double kTask = 500;
 constexpr double kSmall = 5e4;  // in the direct way: not worth it
-constexpr double kLate = 0.15;  // of a task: threads do not begin together
 
 MinimalPacking::Line split_line(const MinimalAxis* axis, i64 line) {
   i64 at[kAxes];
@@ -200,8 +199,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
       const double vectors = static_cast<double>(wide * unit) / static_cast<double>(lanes);
       const double task =
           kTask + input_cycles(vectors) + share * (output_cycles(vectors, loads) + weight_bytes * kWeightByte);
-      const i64 turns = ceil_div(tiles * ceil_div(blocks, part) * layer.groups, threads);
-      const double time = (static_cast<double>(turns) + (threads == 1 ? 0 : kLate)) * task;
+      const double time = turns(tiles * ceil_div(blocks, part) * layer.groups, threads) * task;
       if (least != 0 && time >= least) continue;
       least = time;
       s.tiles = tiles;

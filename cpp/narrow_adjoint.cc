@@ -57,9 +57,8 @@ class NarrowAdjoint final : public Way<T> {
   std::size_t size() const override { return weights_.size(); }
 
   std::string why(const Call& call, int threads) const override {
-    return "convolution of few channels: lanes run along output channels, terms along the kernel's rows, which are "
-           "read "
-           "as they lie; " +
+    return "convolution of few channels: lanes run along output channels, terms along the kernel's rows, "
+           "which are read as they lie; " +
            say_threads(useful_threads(call, threads));
   }
 

@@ -9,9 +9,15 @@
 namespace upscore {
 
 int thread_count();
+void set_thread_count(int count);
 // "1 thread", "2 threads".
 std::string say_threads(int count);
-void set_thread_count(int count);
+
+// What a call takes whose tasks are alike, in times of a task: threads do not begin together.
+inline double turns(i64 tasks, i64 threads) {
+  constexpr double kLate = 0.15;
+  return static_cast<double>(ceil_div(tasks, threads)) + (threads > 1 ? kLate : 0);
+}
 
 // Runs task(index) for every index in [0, count) on at most `threads` threads, the caller among them, and
 // returns when all are done. May be called from several threads at once; a task must not call it again.

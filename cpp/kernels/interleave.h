@@ -175,50 +175,24 @@ void interleave_with(const T* src, i64 pitch, i64 step, const RowPart* rows, i64
       else
         one(src + row->source, row->first, row->last, dst + row->place);
   };
-  auto steps = [&](auto s) {
-    all([&](const T* from, i64 first, i64 last, T* to) {
-      interleave_steps<T, s()>(from, pitch, first, last, bias, to, excess);
+  if (step == 1)
+    return all([&](const T* from, i64 first, i64 last, T* to) {
+      for (i64 e = first; e < last; ++e) to[e - first] = from[e] + bias(0);
     });
+  auto one_of = [&]<int... S>(std::integer_sequence<int, S...>) {
+    return ((step == S && (all([&](const T* from, i64 first, i64 last, T* to) {
+                             interleave_steps<T, S>(from, pitch, first, last, bias, to, excess);
+                           }),
+                           true)) ||
+            ...);
   };
-  switch (step) {
-    case 1:
-      return all([&](const T* from, i64 first, i64 last, T* to) {
-        for (i64 e = first; e < last; ++e) to[e - first] = from[e] + bias(0);
-      });
-    case 2:
-      return steps(std::integral_constant<int, 2>());
-    case 3:
-      return steps(std::integral_constant<int, 3>());
-    case 4:
-      return steps(std::integral_constant<int, 4>());
-    case 5:
-      return steps(std::integral_constant<int, 5>());
-    case 6:
-      return steps(std::integral_constant<int, 6>());
-    case 7:
-      return steps(std::integral_constant<int, 7>());
-    case 8:
-      return steps(std::integral_constant<int, 8>());
-    case 9:
-      return steps(std::integral_constant<int, 9>());
-    case 10:
-      return steps(std::integral_constant<int, 10>());
-    case 12:
-      return steps(std::integral_constant<int, 12>());
-    case 14:
-      return steps(std::integral_constant<int, 14>());
-    case 15:
-      return steps(std::integral_constant<int, 15>());
-    case 24:
-      return steps(std::integral_constant<int, 24>());
-    default:
-      return all([&](const T* from, i64 first, i64 last, T* to) {
-        if (step >= kLanes<T>)
-          interleave_wide(from, pitch, step, first, last, bias, to, excess);
-        else
-          interleave_any(from, pitch, step, first, last, bias, to);
-      });
-  }
+  if (one_of(std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 24>{})) return;
+  all([&](const T* from, i64 first, i64 last, T* to) {
+    if (step >= kLanes<T>)
+      interleave_wide(from, pitch, step, first, last, bias, to, excess);
+    else
+      interleave_any(from, pitch, step, first, last, bias, to);
+  });
 }
 
 // One bias stays in a register.

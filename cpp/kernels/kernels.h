@@ -130,6 +130,13 @@ inline void add_run(const Run& run, std::vector<Run>& runs) {
     runs.push_back(run);
 }
 
+// A line of so many numbers: those in [skip, stop) come from `source` on, the others are zeros.
+inline void add_line(i64 place, i64 length, i64 skip, i64 stop, i64 source, std::vector<Run>& runs) {
+  if (skip > 0) add_run({place, skip, Run::kZeros}, runs);
+  if (stop > skip) add_run({place + skip, stop - skip, source}, runs);
+  if (stop < length) add_run({place + stop, length - stop, Run::kZeros}, runs);
+}
+
 // Part of a row in which sums of several phases alternate; without a source, of nothing but the bias.
 struct RowPart {
   i64 source, first, last, place;
