@@ -25,6 +25,7 @@
 #include "channelwise_adjoint.h"
 #include "cpu.h"
 #include "execute.h"
+#include "fold.h"
 #include "minimal.h"
 #include "minimal_adjoint.h"
 #include "narrow_adjoint.h"
@@ -93,12 +94,12 @@ using Sizes = std::optional<std::tuple<i64, Size, Size, Size, int>>;
 template <typename T>
 class Plan {
  public:
-  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed, Filtering filtering,
+  Plan(In<T> w, std::optional<In<T>> bias, Size stride, Size dilation, i64 groups, bool transposed, Method method,
        bool last, const Sizes& once)
       : layer_(layer_of(axes_of(w), stride, dilation, groups, dim(w, 0), dim(w, 1), transposed)),
         kernels_(&active_table<T>()),
         isa_(active_isa()),
-        filtering_(filtering),
+        method_(method),
         last_(last) {
     if (bias) {
       require(bias->ndim() == 1 && dim(*bias, 0) == layer_.groups * layer_.rows, "one bias per output channel");
@@ -118,7 +119,9 @@ class Plan {
     if (once && !last) pack_for(*once);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
     pack_weights(layer_, packing_, *kernels_, thread_count(), weights, weights_.data());
-    if (filtering != Filtering::kNever) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
+    const bool fastest = method == Method::kFastest;
+    if (fastest || method == Method::kFiltered) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
+    if (fastest || method == Method::kFolded) fold_packing_ = plan_fold_packing(layer_, target_);
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
@@ -133,7 +136,10 @@ class Plan {
     if (reads_last || writes_last) require(takes_last(call, threads), "channels last where channels_last says so");
     const Schedules plan = schedules_of(call, threads);
     require(packed_for(call, plan), "a call such as the weights were packed for");
-    if (plan.minimal)
+    if (plan.fold)
+      execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(threads)->data(), bias, x.data(),
+                   y.data());
+    else if (plan.minimal)
       (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
                                                                        *kernels_, minimal_weights(threads)->data(),
                                                                        bias, x.data(), y.data());
@@ -150,6 +156,7 @@ class Plan {
       return {takes, takes};
     }
     const Schedules plan = schedules_of(call, threads);
+    if (plan.fold) return {true, upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_)};
     if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
     return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_))};
   }
@@ -158,12 +165,14 @@ class Plan {
     const std::string isa = isa_ + (diagonal_ ? ": all weights between different channels are zero; " : ": ");
     if (way_) return isa + way_->why({batch, in, out, lo}, threads);
     const Schedules plan = schedules_of({batch, in, out, lo, last_, last_}, threads);
-    return isa + (plan.minimal ? plan.minimal->why : plan.direct->why);
+    return isa + (plan.fold ? plan.fold->why : plan.minimal ? plan.minimal->why : plan.direct->why);
   }
 
   std::size_t packed_bytes() const {
-    const std::shared_ptr<Buffer<T>> minimal = std::atomic_load(&minimal_weights_);
-    return ((way_ ? way_->size() : weights_.size()) + (minimal ? minimal->size() : 0)) * sizeof(T);
+    std::size_t numbers = way_ ? way_->size() : weights_.size();
+    for (const std::shared_ptr<Buffer<T>>* made : {&minimal_weights_, &fold_weights_})
+      if (const std::shared_ptr<Buffer<T>> one = std::atomic_load(made)) numbers += one->size();
+    return numbers * sizeof(T);
   }
   std::string isa() const { return isa_; }
 
@@ -176,7 +185,7 @@ class Plan {
     if (!way && once) {
       const auto& [batch, in, out, lo, threads] = *once;
       way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);
-      if (!way) way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, filtering_);
+      if (!way) way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_);
     }
     return way;
   }
@@ -199,8 +208,10 @@ class Plan {
   struct Schedules {
     std::shared_ptr<const Schedule> direct;
     std::shared_ptr<const MinimalSchedule> minimal;
+    std::shared_ptr<const FoldSchedule> fold;
   };
   bool packed_for(const Call& call, const Schedules& plan) const {
+    if (plan.fold) return !call.writes_last || upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_);
     if (plan.minimal) return minimal_packing_->last == call.reads_last;
     if (packing_.vectors) return plan.direct->channel_lanes && call.reads_last == last_;
     return call.writes_last || !packing_.by_phase;
@@ -209,7 +220,7 @@ class Plan {
   struct Question {
     Layer layer;
     const Kernels<T>* kernels;
-    Filtering filtering;
+    Method method;
     bool last, vectors;
     Call call;
     int threads;
@@ -241,7 +252,7 @@ class Plan {
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
   Schedules schedules_of(const Call& call, int threads) const {
-    const Question question{layer_, kernels_, filtering_, last_, packing_.vectors, call, threads};
+    const Question question{layer_, kernels_, method_, last_, packing_.vectors, call, threads};
     auto& [mutex, all] = memory();
     {
       std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
@@ -252,11 +263,8 @@ class Plan {
             return at->second;
           }
     }
-    Schedules plan;
-    if (minimal_packing_ && (call.writes_last || !call.reads_last))
-      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, threads, filtering_))
-        plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
-    if (!plan.minimal)
+    Schedules plan = fastest(call, threads);
+    if (!plan.minimal && !plan.fold)
       plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
     std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (lock) {
@@ -266,24 +274,55 @@ class Plan {
     return plan;
   }
 
-  // Transformed when they are first needed, without a lock: of two calls that do it at once one wins.
-  std::shared_ptr<Buffer<T>> minimal_weights(int threads) {
-    std::shared_ptr<Buffer<T>> ready = std::atomic_load(&minimal_weights_);
+  // The way that is not direct, if it takes less time for an image.
+  Schedules fastest(const Call& call, int threads) const {
+    Schedules plan;
+    const bool filter = minimal_packing_ && (call.writes_last || !call.reads_last);
+    if (!filter && !fold_packing_) return plan;
+    double limit = std::numeric_limits<double>::infinity();
+    if (method_ == Method::kFastest) {
+      const Call image{1, call.in, call.out, call.lo};
+      limit = plan_schedule(layer_, image, plan_packing(layer_, target_, Order::kAny), target_, 1).cycles;
+    }
+    if (filter)
+      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, threads, limit)) {
+        limit = minimal->cycles;
+        plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
+      }
+    if (fold_packing_)
+      if (auto fold = plan_fold(layer_, call, *fold_packing_, target_, threads, limit))
+        return {nullptr, nullptr, std::make_shared<const FoldSchedule>(std::move(*fold))};
+    return plan;
+  }
+
+  // Made when they are first needed, without a lock: of two calls that do it at once one wins.
+  template <typename Pack>
+  std::shared_ptr<Buffer<T>> made(std::shared_ptr<Buffer<T>>& kept, i64 size, Pack&& pack) {
+    std::shared_ptr<Buffer<T>> ready = std::atomic_load(&kept);
     if (ready) return ready;
     Buffer<T> plain;
     plain.allocate(static_cast<std::size_t>(layer_.groups * layer_.cols * layer_.rows * layer_.taps()));
     unpack_weights(layer_, packing_, weights_.data(), plain.data());
     auto fresh = std::make_shared<Buffer<T>>();
-    fresh->allocate(static_cast<std::size_t>(layer_.groups * layer_.rows * layer_.cols * minimal_packing_->taps *
-                                             minimal_packing_->before.back()));
-    pack_minimal(layer_, *minimal_packing_, target_, threads, plain.data(), fresh->data());
-    return std::atomic_compare_exchange_strong(&minimal_weights_, &ready, fresh) ? fresh : ready;
+    fresh->allocate(static_cast<std::size_t>(size));
+    pack(plain.data(), fresh->data());
+    return std::atomic_compare_exchange_strong(&kept, &ready, fresh) ? fresh : ready;
+  }
+  std::shared_ptr<Buffer<T>> minimal_weights(int threads) {
+    const MinimalPacking& p = *minimal_packing_;
+    return made(minimal_weights_, layer_.groups * layer_.rows * layer_.cols * p.taps * p.before.back(),
+                [&](const T* w, T* to) { pack_minimal(layer_, p, target_, threads, w, to); });
+  }
+  std::shared_ptr<Buffer<T>> fold_weights(int threads) {
+    const FoldPacking& p = *fold_packing_;
+    return made(fold_weights_, layer_.groups * p.units * p.vectors * layer_.cols * target_.lanes,
+                [&](const T* w, T* to) { pack_fold(layer_, p, target_, threads, w, to); });
   }
 
   Layer layer_;
   const Kernels<T>* kernels_;
   std::string isa_;
-  Filtering filtering_;
+  Method method_;
   bool last_;  // packed to be run channels last
   Target target_{};
   bool diagonal_ = false;        // found in dense weights
@@ -292,19 +331,21 @@ class Plan {
   Buffer<T> weights_;
   std::optional<MinimalPacking> minimal_packing_;
   std::shared_ptr<Buffer<T>> minimal_weights_;
+  std::optional<FoldPacking> fold_packing_;
+  std::shared_ptr<Buffer<T>> fold_weights_;
   std::vector<T> bias_;
 };
 
 template <typename T>
 void gradient_of_weights(In<T> x, In<T> grad_y, Out<T> grad_w, Size stride, Size dilation, Size lo, i64 groups,
-                         Filtering filtering, int threads) {
+                         Method method, int threads) {
   const Layer layer = layer_of(axes_of(grad_w), stride, dilation, groups, dim(grad_w, 0), dim(grad_w, 1), true);
   const Call call{dim(x, 0), axes_of(x), axes_of(grad_y), lo};
   require(dim(x, 0) == dim(grad_y, 0), "input and gradient have the same batch");
   require(dim(x, 1) == dim(grad_w, 0), "the input has the weights' channels");
   require(dim(grad_y, 1) == layer.groups * layer.rows, "the gradient has the layer's channels");
   nb::gil_scoped_release release;
-  weight_gradient(layer, call, active_table<T>(), filtering, threads, x.data(), grad_y.data(), grad_w.data());
+  weight_gradient(layer, call, active_table<T>(), method, threads, x.data(), grad_y.data(), grad_w.data());
 }
 
 template <typename T>
@@ -348,9 +389,8 @@ Numpy<T> empty(const std::vector<std::size_t>& shape) {
 template <typename T>
 void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
-      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Filtering, bool, Sizes>(), "w"_a,
-           "bias"_a.none(), "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "filtering"_a, "last"_a,
-           "once"_a.none())
+      .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Method, bool, Sizes>(), "w"_a, "bias"_a.none(),
+           "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "method"_a, "last"_a, "once"_a.none())
       .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
            "writes_last"_a = false)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
@@ -358,7 +398,7 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,
-        "lo"_a, "groups"_a, "filtering"_a, "threads"_a);
+        "lo"_a, "groups"_a, "method"_a, "threads"_a);
   m.def("bias_gradient", &gradient_of_bias<T>, "grad_y"_a, "grad_bias"_a.noconvert(), "threads"_a);
   m.def("turn", &turn_array<T>, "src"_a.noconvert(), "dst"_a.noconvert(), "threads"_a);
   m.def(make_empty, &empty<T>, "shape"_a);
@@ -371,10 +411,11 @@ NB_MODULE(_engine, m) {
   using namespace upscore;
   nb::set_leak_warnings(false);  // plans that a cache still holds when the interpreter ends are no fault
   m.doc() = "The engine: plan, pack, execute. Use upscore's functions; these check shapes and no more.";
-  nb::enum_<Filtering>(m, "Filtering")
-      .value("NEVER", Filtering::kNever)
-      .value("WHERE_FASTER", Filtering::kWhereFaster)
-      .value("ALWAYS", Filtering::kAlways);
+  nb::enum_<Method>(m, "Method")
+      .value("DIRECT", Method::kDirect)
+      .value("FASTEST", Method::kFastest)
+      .value("FILTERED", Method::kFiltered)
+      .value("FOLDED", Method::kFolded);
   bind<float>(m, "PlanF32", "empty_f32");
   bind<double>(m, "PlanF64", "empty_f64");
   m.def("available_isas", &available_isas);

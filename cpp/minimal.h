@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -72,18 +73,18 @@ struct MinimalSchedule {
   i64 inputs = 0, products = 0, sums = 0;   // scratch, in numbers
   Writing writing;
   int threads = 1;
+  double cycles = 0;  // that an image should take, of one thread
   std::string why;
 };
 
 // Whether outputs can be written channels last. They can be read so where `packing.last`.
 bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target& target);
 
-enum class Filtering { kNever, kWhereFaster, kAlways };
-
-// Nothing where it is not wanted, or the direct way is expected to be faster. That depends on the sizes of an image,
-// but neither on the batch nor on the threads, and so the bits of a result do not.
+// Nothing where an image would take longer than so many cycles. Like the bits of a result, that depends neither on the
+// batch nor on the threads.
 std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
-                                            const Target& target, int threads, Filtering filtering);
+                                            const Target& target, int threads,
+                                            double limit = std::numeric_limits<double>::infinity());
 
 // Weights in the order in which they are read: [group][point][block of rows][tap][column][row]; for channels last
 // [group][phase][point][vector of channels][tap][column][channel].

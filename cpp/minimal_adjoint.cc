@@ -68,7 +68,7 @@ class MinimalAdjoint final : public Way<T> {
   }
 
   // The cheapest of the cuts into tasks that fit; false if none is, or none is cheaper than the direct way.
-  bool cut(int threads, Filtering filtering) {
+  bool cut(int threads, Method method) {
     const i64 bytes = sizeof(T), vector = lanes_ * bytes, rows = set_rows(), lines = lines_[0] * lines_[1];
     if (rows * sets_[2] == 0 || layer_.stride[2] * p_.taps * std::min(columns_, lanes_) > kMostTerms) return false;
     if (layer_.taps() > kWeightBytes / vector) return false;
@@ -101,7 +101,7 @@ class MinimalAdjoint final : public Way<T> {
     }
     if (across_ == 0) return false;
     const double all = static_cast<double>(layer_.groups) * (least + weights * kWeight);
-    if (filtering != Filtering::kAlways && all > direct_cycles(layer_, call_, lanes_)) return false;
+    if (method != Method::kFiltered && all > direct_cycles(layer_, call_, lanes_)) return false;
     const i64 sets = across_ * down_;
     inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_, across_ * room_of_set(rows_));
     products_ = p_.points * sets * rows_;
@@ -412,22 +412,23 @@ class MinimalAdjoint final : public Way<T> {
 
 template <typename T>
 std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, const Kernels<T>& kernels, const T* w,
-                                        int threads, Filtering filtering) {
-  if (layer.transposed || filtering == Filtering::kNever || call.batch == 0) return nullptr;
-  if (filtering != Filtering::kAlways && direct_cycles(layer, call, kernels.lanes) < kSmall) return nullptr;
+                                        int threads, Method method) {
+  const bool wanted = method == Method::kFastest || method == Method::kFiltered;
+  if (layer.transposed || !wanted || call.batch == 0) return nullptr;
+  if (method != Method::kFiltered && direct_cycles(layer, call, kernels.lanes) < kSmall) return nullptr;
   Layer forward = layer;
   forward.transposed = true;
   auto packing = plan_minimal_packing(forward, target_of(kernels), false);
   if (!packing) return nullptr;
   auto way = std::make_unique<MinimalAdjoint<T>>(layer, call, kernels, std::move(*packing));
-  if (!way->cut(threads, filtering)) return nullptr;
+  if (!way->cut(threads, method)) return nullptr;
   way->pack(w, threads);
   return way;
 }
 
 template std::unique_ptr<Way<float>> minimal_adjoint<float>(const Layer&, const Call&, const Kernels<float>&,
-                                                            const float*, int, Filtering);
+                                                            const float*, int, Method);
 template std::unique_ptr<Way<double>> minimal_adjoint<double>(const Layer&, const Call&, const Kernels<double>&,
-                                                              const double*, int, Filtering);
+                                                              const double*, int, Method);
 
 }  // namespace upscore

@@ -12,6 +12,6 @@ namespace upscore {
 // be faster, for weights that are packed for this call alone. Neither the threads nor channels last change the bits.
 template <typename T>
 std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, const Kernels<T>& kernels, const T* w,
-                                        int threads, Filtering filtering);
+                                        int threads, Method method);
 
 }  // namespace upscore

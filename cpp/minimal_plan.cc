@@ -124,7 +124,8 @@ SetAxis plan_sets(const Layer& layer, const Call& call, const MinimalAxis& axis,
 }
 
 std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
-                                            const Target& target, int threads, Filtering filtering) {
+                                            const Target& target, int threads, double limit) {
+  if (limit < kSmall) return {};
   MinimalSchedule s;
   const i64 lanes = target.lanes, bytes = target.number_bytes;
   double image = 1;
@@ -154,15 +155,10 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   auto output_cycles = [&](double vectors, double loads) {
     return vectors * (rows * (cols * kProduct * loads + kOutput) + written * (kWritten + kWrittenRow * rows_of_vector));
   };
-  if (filtering != Filtering::kAlways) {
-    const double vectors = std::ceil(image / static_cast<double>(lanes));
-    const double cycles = input_cycles(vectors) + output_cycles(vectors, 1) +
-                          std::ceil(vectors / static_cast<double>(most)) * (weight_bytes * kWeightByte + kTask);
-    const Call one{1, call.in, call.out, call.lo};
-    const Packing direct = plan_packing(layer, target, Order::kAny);
-    const double directly = plan_schedule(layer, one, direct, target, 1).cycles;
-    if (directly < kSmall || directly <= cycles) return {};
-  }
+  const double image_vectors = std::ceil(image / static_cast<double>(lanes));
+  s.cycles = input_cycles(image_vectors) + output_cycles(image_vectors, 1) +
+             std::ceil(image_vectors / static_cast<double>(most)) * (weight_bytes * kWeightByte + kTask);
+  if (s.cycles >= limit) return {};
 
   std::vector<Size> offsets;
   for (i64 z : reach[0])

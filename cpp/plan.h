@@ -7,6 +7,9 @@
 
 namespace upscore {
 
+// How to compute where there are several ways: as the taps are, the fastest, by minimal filtering, or folded.
+enum class Method { kDirect, kFastest, kFiltered, kFolded };
+
 // The sizes that work is cut to. Sums and panel share a core's second-level cache and keep its scratch small.
 struct Limits {
   static constexpr i64 panel_bytes = 448 << 10;  // inputs, shared by all rows of a task

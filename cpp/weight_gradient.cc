@@ -25,15 +25,15 @@ constexpr double kFilteredCycles = 1e6;  // below which finding out about minima
 }  // namespace
 
 template <typename T>
-void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Filtering filtering, int threads,
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, int threads,
                      const T* x, const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
   for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_planes<T>, gradient_inputs<T>})
     if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
   const double positions = static_cast<double>(call.batch * layer.groups * inputs.in_plane());
-  const bool worth = filtering == Filtering::kWhereFaster && way->cost * positions > kFilteredCycles;
-  if (worth || filtering == Filtering::kAlways)
+  const bool worth = method == Method::kFastest && way->cost * positions > kFilteredCycles;
+  if (worth || method == Method::kFiltered)
     if (auto filtered = gradient_minimal(inputs); filtered && (!worth || filtered->cost < way->cost))
       way = std::move(filtered);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
@@ -57,9 +57,9 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   });
 }
 
-template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, Filtering, int, const float*,
+template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, Method, int, const float*,
                                      const float*, float*);
-template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, Filtering, int, const double*,
+template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, Method, int, const double*,
                                       const double*, double*);
 
 }  // namespace upscore

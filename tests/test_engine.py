@@ -83,8 +83,9 @@ def test_every_instruction_set_is_exact(name, isa, dtype):
     assert packed._plan.isa == isa
     assert packed.why(x.shape[0], geometry, x.shape[2:], size).startswith(f"{isa}: ")
     assert relative_error(packed.run(x, geometry, size), y) <= TOLERANCE[dtype]
-    filtered = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.ALWAYS)
-    assert relative_error(filtered.run(x, geometry, size), y) <= TOLERANCE[dtype]
+    for method in (engine.Method.FILTERED, engine.Method.FOLDED):
+        other = engine.Packed(w, bias, geometry, groups, method=method)
+        assert relative_error(other.run(x, geometry, size), y) <= TOLERANCE[dtype]
     backward = engine.Packed(w, None, geometry, groups, adjoint=True)
     assert relative_error(backward.run(grad_y, geometry, x.shape[2:]), grad_x) <= TOLERANCE[dtype]
     assert relative_error(engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1]), grad_w) <= TOLERANCE[dtype]
@@ -98,7 +99,8 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
     for batches in (1, 4, 16, 64):  # until it is worth waking 8 threads: otherwise one is compared with itself
         x, w, bias, grad_y, geometry, groups, size = arrays_of(name, dtype, low=-0.5, batches=batches)
         forward = engine.Packed(w, bias, geometry, groups)
-        filtered = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.ALWAYS)
+        filtered = engine.Packed(w, bias, geometry, groups, method=engine.Method.FILTERED)
+        folded = engine.Packed(w, bias, geometry, groups, method=engine.Method.FOLDED)
         cpu.set_threads(8)
         if not forward.why(x.shape[0], geometry, x.shape[2:], size).endswith("; 1 thread"):
             break
@@ -109,6 +111,7 @@ def test_same_bits_for_any_number_of_threads(name, isa, dtype):
     def everything(threads):
         yield forward.run(x, geometry, size, threads=threads)
         yield filtered.run(x, geometry, size, threads=threads)
+        yield folded.run(x, geometry, size, threads=threads)
         yield backward.run(grad_y, geometry, x.shape[2:], threads=threads)
         yield engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1], threads=threads)
         yield engine.bias_gradient(grad_y, threads=threads)
@@ -143,8 +146,9 @@ def test_any_crop_on_any_instruction_set(sizes, groups, a, b, isa):
     grad_y = rng.random(y.shape) + 0.5
     grad_x, grad_w, _ = reference.gradients(grad_y, x, w, geometry=geometry, groups=groups)
     np.testing.assert_allclose(engine.Packed(w, bias, geometry, groups).run(x, geometry, size), y, rtol=1e-14)
-    filtered = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.ALWAYS)
-    np.testing.assert_allclose(filtered.run(x, geometry, size), y, rtol=1e-13, atol=1e-13)
+    for method in (engine.Method.FILTERED, engine.Method.FOLDED):
+        other = engine.Packed(w, bias, geometry, groups, method=method)
+        np.testing.assert_allclose(other.run(x, geometry, size), y, rtol=1e-13, atol=1e-13)
     backward = engine.Packed(w, None, geometry, groups, adjoint=True)
     np.testing.assert_allclose(backward.run(grad_y, geometry, n), grad_x, rtol=1e-13)
     np.testing.assert_allclose(engine.weight_gradient(x, grad_y, geometry, groups, b), grad_w, rtol=1e-13)

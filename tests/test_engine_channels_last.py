@@ -53,7 +53,7 @@ def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, group
 
 def test_only_what_can_be_done_is_done_channels_last():
     w = np.ones((8, 3, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 2, True, engine.Filtering.NEVER, True, None)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 2, True, engine.Method.DIRECT, True, None)
     assert plan.channels_last(1, [1, 40, 40], [1, 80, 80], [0, 0, 0], 1) == (True, False)
     x, y = np.ones((1, 40, 40, 8), np.float32), np.empty((1, 80, 80, 6), np.float32)
     with pytest.raises(ValueError, match="channels last where channels_last says so"):
@@ -62,7 +62,7 @@ def test_only_what_can_be_done_is_done_channels_last():
 
 def test_weights_for_channels_last_are_not_read_as_others():
     w = np.ones((8, 32, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Filtering.NEVER, True, None)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Method.DIRECT, True, None)
     x, y = np.ones((1, 8, 40, 40), np.float32), np.empty((1, 32, 80, 80), np.float32)
     with pytest.raises(ValueError, match="a call such as the weights were packed for"):
         plan.run(x, y, [0, 0, 0], 1)

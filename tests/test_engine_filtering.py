@@ -24,7 +24,7 @@ FILTERED = {
 def filtered_layer(name, draw):
     channels, out, n, geometry = FILTERED[name]
     x, w, bias = draw((3, channels, *n)), draw((channels, out, *geometry.kernel)), draw((out,))
-    packed = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
+    packed = engine.Packed(w, bias, geometry, 1, method=engine.Method.FASTEST)
     return x, w, bias, geometry, packed
 
 
@@ -75,7 +75,7 @@ def test_minimal_filtering_spreads_nan_less_than_three_strides(name):
 def test_minimal_filtering_not_for_tiny_maps():
     geometry = Geometry((4, 4), 2, crop=1)
     w = np.ones((64, 64, 4, 4), np.float32)
-    packed = engine.Packed(w, None, geometry, 1, filtering=engine.Filtering.WHERE_FASTER)
+    packed = engine.Packed(w, None, geometry, 1, method=engine.Method.FASTEST)
     assert "minimal filtering" not in packed.why(64, geometry, (4, 4), (8, 8))
     assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
 
@@ -91,10 +91,10 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
         for shape in ((2, inputs, *n), (inputs, channels, *geometry.kernel), (channels,))
     )
     size = geometry.output_size(n)
-    plain = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.ALWAYS)
+    plain = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED)
     assert "minimal filtering" in plain.why(2, geometry, n, size)
     expected = plain.run(x, geometry, size)
-    packed = engine.Packed(w, bias, geometry, 1, filtering=engine.Filtering.ALWAYS, last=True)
+    packed = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED, last=True)
     for threads in (1, 3):
         y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)
         np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
@@ -124,12 +124,12 @@ def test_weight_gradient_by_minimal_filtering(name, channels, dtype):
         x = draw((2, inputs, *n)).astype(dtype)
         grad_y = draw((2, channels, *geometry.output_size(n))).astype(dtype)
 
-        def gradient(filtering, threads, x=x, grad_y=grad_y):
-            return engine.weight_gradient(x, grad_y, geometry, 1, channels, threads, filtering)
+        def gradient(method, threads, x=x, grad_y=grad_y):
+            return engine.weight_gradient(x, grad_y, geometry, 1, channels, threads, method)
 
-        plain, filtered = gradient(engine.Filtering.NEVER, 1), gradient(engine.Filtering.ALWAYS, 1)
+        plain, filtered = gradient(engine.Method.DIRECT, 1), gradient(engine.Method.FILTERED, 1)
         assert_alike(filtered, plain, exact)
-        np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, 3), filtered)
+        np.testing.assert_array_equal(gradient(engine.Method.FILTERED, 3), filtered)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -140,26 +140,26 @@ def test_input_gradient_by_minimal_filtering(name, channels, dtype):
     _, outputs, n, geometry = FILTERED[name]
     size = geometry.output_size(n)
 
-    def gradient(filtering, threads=1, last=False):
+    def gradient(method, threads=1, last=False):
         once = 2, size, n, threads
-        packed = engine.Packed(w, None, geometry, 1, adjoint=True, filtering=filtering, last=last, once=once)
+        packed = engine.Packed(w, None, geometry, 1, adjoint=True, method=method, last=last, once=once)
         if last:
             return np.moveaxis(packed.run_last(engine.channels_last(grad_y), geometry, n, threads), -1, 1)
         return packed.run(grad_y, geometry, n, threads=threads)
 
     for draw, exact in integers_too(rng):
         w, grad_y = (draw(s).astype(dtype) for s in ((channels, outputs, *geometry.kernel), (2, outputs, *size)))
-        plain, filtered = gradient(engine.Filtering.NEVER), gradient(engine.Filtering.ALWAYS)
+        plain, filtered = gradient(engine.Method.DIRECT), gradient(engine.Method.FILTERED)
         assert_alike(filtered, plain, exact)
-        np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, threads=3), filtered)
-        np.testing.assert_array_equal(gradient(engine.Filtering.ALWAYS, threads=2, last=True), filtered)
+        np.testing.assert_array_equal(gradient(engine.Method.FILTERED, threads=3), filtered)
+        np.testing.assert_array_equal(gradient(engine.Method.FILTERED, threads=2, last=True), filtered)
 
 
 def test_input_gradient_by_minimal_filtering_serves_the_call_that_it_was_packed_for_alone():
     geometry = Geometry((4, 4), 2, crop=1)
     w, grad_y = np.ones((16, 16, 4, 4), np.float32), np.ones((1, 16, 20, 20), np.float32)
     once = 1, (20, 20), (10, 10), 1
-    packed = engine.Packed(w, None, geometry, 1, adjoint=True, filtering=engine.Filtering.ALWAYS, once=once)
+    packed = engine.Packed(w, None, geometry, 1, adjoint=True, method=engine.Method.FILTERED, once=once)
     assert packed.run(grad_y, geometry, (10, 10)).max() == 16 * 16
     with pytest.raises(ValueError, match="packed for"):
         packed.run(np.concatenate([grad_y, grad_y]), geometry, (10, 10))
@@ -171,8 +171,8 @@ def test_channels_that_do_not_mix_are_never_filtered():
     rng = np.random.default_rng(0)
     w, x = (rng.standard_normal(s) for s in ((5, 1, 5, 4), (2, 5, 6, 7)))
     size = geometry.output_size((6, 7))
-    packed = engine.Packed(w, None, geometry, 5, filtering=engine.Filtering.ALWAYS)
+    packed = engine.Packed(w, None, geometry, 5, method=engine.Method.FILTERED)
     assert "minimal filtering" not in packed.why(2, geometry, (6, 7), size)
-    last = engine.Packed(w, None, geometry, 5, filtering=engine.Filtering.ALWAYS, last=True)
+    last = engine.Packed(w, None, geometry, 5, method=engine.Method.FILTERED, last=True)
     y = last.run_last(engine.channels_last(x), geometry, size)
     np.testing.assert_array_equal(np.moveaxis(y, -1, 1), packed.run(x, geometry, size))

@@ -118,6 +118,29 @@ void line_product(const ChannelProduct<T>& p) {
   put_sums<T, NV, P>(p, acc);
 }
 
+// The same, of positions that lie next to each other, and columns apart.
+template <typename T, int NV, int P>
+void plane_product(const ChannelProduct<T>& p) {
+  Vector<T> acc[P][NV] = {};
+  const i64 tile = p.w_tile_stride, stride = p.x_stride;
+  for (i64 tap = 0; tap < p.taps; ++tap) {
+    const T *w = p.w + p.w_offset[tap], *x = p.x[0] + p.x_tap[tap];
+    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, x += stride) {
+      Vector<T> rows[NV];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) {
+        rows[v] = load(w + v * tile);
+        __builtin_prefetch(w + v * tile + kColumnsAhead * kLanes<T>);
+      }
+#pragma GCC unroll 12
+      for (int q = 0; q < P; ++q)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[q][v] += x[q] * rows[v];
+    }
+  }
+  put_sums<T, NV, P>(p, acc);
+}
+
 template <typename T, int NV, int P>
 void fill_channel_products(Kernels<T>& k) {
   if constexpr (NV <= kMaxRowVectors) {
@@ -125,6 +148,7 @@ void fill_channel_products(Kernels<T>& k) {
       k.channel_product[NV][P] = channel_product<T, UPSCORE_TILE_ROWS, NV, P>;
       k.vector_product[NV][P] = channel_product<T, kLanes<T>, NV, P>;
       k.line_product[NV][P] = line_product<T, NV, P>;
+      k.plane_product[NV][P] = plane_product<T, NV, P>;
       fill_channel_products<T, NV, P + 1>(k);
     } else {
       fill_channel_products<T, NV + 1, 1>(k);

@@ -1,4 +1,4 @@
-// Products of one row with several others, summed lane by lane.
+// Rows weighed and added; products of one row with several others, summed lane by lane.
 #pragma once
 
 #include "kernels.h"
@@ -62,6 +62,28 @@ void weigh(const T* w, i64 taps, const T* lines, const i64* place, i64 count, T 
     for (i64 t = 0; t < taps; ++t) sum += w[t] * load(lines + place[t] + i);
     store(out + i, sum + bias);
   }
+}
+
+// dst[i] = sum over rows of rows[r][i], after what is there with `accumulate`, for i < length, in whole vectors.
+template <typename T>
+void add_rows(const T* const* rows, i64 count, i64 length, bool accumulate, T* dst) {
+  constexpr int L = kLanes<T>, N = 4;
+  auto piece = [&]<int n>(i64 i, std::integral_constant<int, n>) {
+    Vector<T> sum[n] = {};
+    i64 r = 0;
+    const T* const first = accumulate || count == 0 ? dst : rows[r++];
+    if (accumulate || count > 0)
+#pragma GCC unroll 4
+      for (int k = 0; k < n; ++k) sum[k] = load(first + i + k * L);
+    for (; r < count; ++r)
+#pragma GCC unroll 4
+      for (int k = 0; k < n; ++k) sum[k] += load(rows[r] + i + k * L);
+#pragma GCC unroll 4
+    for (int k = 0; k < n; ++k) store(dst + i + k * L, sum[k]);
+  };
+  i64 i = 0;
+  for (; i + N * L <= length; i += N * L) piece(i, std::integral_constant<int, N>{});
+  for (; i < length; i += L) piece(i, std::integral_constant<int, 1>{});
 }
 
 }  // namespace upscore::UPSCORE_ISA

@@ -82,7 +82,8 @@ struct ChannelProduct {
   const char* ahead;  // fetched meanwhile: so many bytes for each tap and column; but by a line product
   i64 ahead_step;
   bool past_caches = false;  // c lies on vectors, and will not be read soon
-  i64 x_pitch = 0;           // of a line product, which reads x[0][q*x_pitch + x_tap[tap] + column]
+  // A line product reads x[0][q*x_pitch + x_tap[tap] + column], a plane product x[0][q + x_tap[tap] + column*x_stride].
+  i64 x_pitch = 0;
 };
 template <typename T>
 using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
@@ -161,6 +162,7 @@ struct Kernels {
   ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of tile_rows
   ChannelProductKernel<T> vector_product[kMaxRowVectors + 1][kMaxPositions + 1];   // in tiles of a vector
   ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // the same, places in a line
+  ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];    // next to each other
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
@@ -185,6 +187,9 @@ struct Kernels {
   // out[i] = bias + sum over taps of w[t] * lines[place[t] + i] for i < count, in whole vectors: up to a vector more is
   // read and written.
   void (*weigh)(const T* w, i64 taps, const T* lines, const i64* place, i64 count, T bias, T* out);
+  // dst[i] = sum over rows of rows[r][i], after what is there with `accumulate`, for i < length, in whole vectors: up
+  // to a vector more is read and written.
+  void (*add_rows)(const T* const* rows, i64 count, i64 length, bool accumulate, T* dst);
   void (*fill)(T value, i64 length, T* dst);
   // dst[i] = src[i], past the caches: for outputs far larger than they are.
   void (*stream)(const T* src, i64 length, T* dst);

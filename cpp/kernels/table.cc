@@ -30,6 +30,7 @@ Kernels<T> table() {
   k.unfold = unfold<T>;
   k.dots = dots<T>;
   k.weigh = weigh<T>;
+  k.add_rows = add_rows<T>;
   k.fill = fill<T>;
   k.stream = stream<T>;
   k.transform_rows = transform_rows<T>;

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upscore import _engine
-from upscore._engine import Filtering
+from upscore._engine import Method
 from upscore.errors import ArgumentError
 from upscore.geometry import Geometry
 
 __all__ = [
     "NATIVE_RANK",
-    "Filtering",
+    "Method",
     "Packed",
     "bias_gradient",
     "channels_first",
@@ -75,8 +75,9 @@ class Packed:
         geometry: stride and dilation are used; the crop comes with each call.
         groups: number of groups.
         adjoint: run the ordinary convolution instead of the transposed one.
-        filtering: whether to use minimal filtering (Winograd's). Its weights are transformed, which pays where
-            they are run often, and take up to 4 times the memory (8 times with three axes).
+        method: as the taps are; by minimal filtering (Winograd's) or folding (col2im), where the layer allows; or
+            whatever is fastest. These ways make weights of their own at the first call, which pays where they are run
+            often: those of minimal filtering take up to 4 times the memory (8 times with three axes).
         last: pack for :meth:`run_last`, which is slower otherwise, as :meth:`run` is then.
         once: batch, input's and output's size and threads of the only call that there will be, with this crop.
     """
@@ -89,7 +90,7 @@ class Packed:
         groups: int,
         *,
         adjoint: bool = False,
-        filtering: Filtering = Filtering.NEVER,
+        method: Method = Method.DIRECT,
         last: bool = False,
         once: tuple[int, tuple[int, ...], tuple[int, ...], int] | None = None,
     ) -> None:
@@ -106,12 +107,12 @@ class Packed:
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
                 once = None  # what no machine can hold is refused where its memory is asked for
             call = once and (once[0], *self._sizes(once[1], once[2]), lo, once[3] or _engine.thread_count())
-            self._plan = make(w, bias, stride, dilation, groups, not adjoint, filtering, last, call)
+            self._plan = make(w, bias, stride, dilation, groups, not adjoint, method, last, call)
             return
         # Higher ranks: one native plan per tap of the leading axes; the bias is added once, by hand.
         self._taps = {
             tap: make(
-                np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, filtering, False, None
+                np.ascontiguousarray(w[_tap(tap)]), None, stride, dilation, groups, not adjoint, method, False, None
             )
             for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead]))
         }
@@ -195,11 +196,11 @@ def weight_gradient(
     groups: int,
     kernel_channels: int,
     threads: int = 0,
-    filtering: Filtering = Filtering.WHERE_FASTER,
+    method: Method = Method.FASTEST,
 ) -> Array:
     """The gradient of the transposed convolution's weights, ``(C_in, C_out/groups, *K)``.
 
-    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups; ``filtering`` as in
+    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups; ``method`` as in
     :class:`Packed`.
     """
     _check_range(geometry, x.shape[2:])
@@ -209,7 +210,7 @@ def weight_gradient(
     stride, dilation = _three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1)
     lo = _three(tuple(a for a, _ in geometry.crop[lead:]), 0)
     if lead == 0:
-        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, filtering, threads)
+        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, method, threads)
         return grad_w
     grad_w[...] = 0
     for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead])):
@@ -218,7 +219,7 @@ def weight_gradient(
             continue
         part_x, part_y = (_merge_leading(a[pick], lead) for a, pick in zip((x, grad_y), picks, strict=True))
         part = np.empty((x.shape[1], kernel_channels, *geometry.kernel[lead:]), x.dtype)
-        _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, filtering, threads)
+        _engine.weight_gradient(part_x, part_y, part, stride, dilation, lo, groups, method, threads)
         grad_w[_tap(tap)] = part
     return grad_w
 

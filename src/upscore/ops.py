@@ -82,7 +82,7 @@ class Plan:
         self.in_channels, self.out_channels = w.shape[0], w.shape[1] * groups
         self.dtype = w.dtype
         self._shape = w.shape
-        self._packed = engine.Packed(w, bias, geometry, groups, filtering=engine.Filtering.WHERE_FASTER)
+        self._packed = engine.Packed(w, bias, geometry, groups, method=engine.Method.FASTEST)
         self._last: _Call | None = None
 
     def __call__(self, x: Any, *, output_size: Ints | None = None) -> Any:
@@ -232,8 +232,8 @@ def _geometry(
 def _adjoint(w: Array, bias: Array | None, geometry: Geometry, groups: int, y: Array, size: tuple[int, ...]) -> Array:
     """The adjoint on ``y`` (N, C_out, *m), of spatial size ``size``, with weights that are packed for this call."""
     once = y.shape[0], y.shape[2:], size, 0
-    where = engine.Filtering.WHERE_FASTER
-    packed = engine.Packed(w, bias, geometry, groups, adjoint=True, filtering=where, once=once)
+    where = engine.Method.FASTEST
+    packed = engine.Packed(w, bias, geometry, groups, adjoint=True, method=where, once=once)
     return packed.run(y, geometry, size)
 
 

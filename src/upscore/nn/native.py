@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from upscore import engine
-from upscore.engine import Filtering
+from upscore.engine import Method
 from upscore.geometry import Geometry
 from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, last_array, pack
 
@@ -108,7 +108,7 @@ def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ..
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
     packed = engine.Packed(
-        array(w), None, geometry, groups, adjoint=True, filtering=Filtering.WHERE_FASTER, last=is_last(y), once=once
+        array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=is_last(y), once=once
     )
     return _run(packed, y, w, geometry, size)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from upscore import cpu
-from upscore.engine import Array, Filtering, Packed, channels_first
+from upscore.engine import Array, Method, Packed, channels_first
 from upscore.geometry import Geometry
 
 __all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "last_array", "pack"]
@@ -83,12 +83,12 @@ def pack(
     narrower than float32 are widened. ``last`` is that of :class:`~upscore.engine.Packed`.
     """
 
-    def fresh(filtering: Filtering) -> Packed:
+    def fresh(method: Method) -> Packed:
         numbers = array(w) if form is None else form(array(w))
-        return Packed(numbers, None if bias is None else array(bias), geometry, groups, filtering=filtering, last=last)
+        return Packed(numbers, None if bias is None else array(bias), geometry, groups, method=method, last=last)
 
     if not (keep and can_keep(w) and (bias is None or can_keep(bias))):
-        return fresh(Filtering.NEVER)
+        return fresh(Method.DIRECT)
     key = geometry.stride, geometry.dilation, groups, cpu.active(), form, last
     entry = _entries.get(id(w))
     if entry is not None and entry.weight() is w:
@@ -98,7 +98,7 @@ def pack(
             if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
                 return packed
     watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
-    packed = fresh(Filtering.WHERE_FASTER)
+    packed = fresh(Method.FASTEST)
     with _lock:
         entry = _entries.get(id(w))
         if entry is None or entry.weight() is not w:

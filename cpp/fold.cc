@@ -1,0 +1,268 @@
+#include "fold.h"
+
+#include <algorithm>
+
+#include "panel.h"
+#include "scratch.h"
+#include "threads.h"
+#include "turn.h"
+#include "write.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kSlack = 4096;             // reads may pass the end
+constexpr i64 kSerialPacking = 1 << 16;  // numbers below which one thread packs
+
+template <typename T>
+class Execution {
+ public:
+  Execution(const Layer& layer, const Call& call, const FoldPacking& packing, const FoldSchedule& schedule,
+            const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y)
+      : layer_(layer),
+        call_(call),
+        packing_(packing),
+        s_(schedule),
+        kernels_(kernels),
+        lanes_(kernels.lanes),
+        plane_(call.in[0] * call.in[1] * call.in[2]),
+        out_plane_(call.out[0] * call.out[1] * call.out[2]),
+        phases_(layer.stride[0] * layer.stride[1] * layer.stride[2]),
+        packed_(packed),
+        bias_(bias),
+        x_(x),
+        y_(y),
+        taps_of_(static_cast<std::size_t>(phases_)) {
+    for (std::size_t tap = 0; tap < s_.taps.size(); ++tap)
+      taps_of_[static_cast<std::size_t>(s_.taps[tap].phase)].push_back(static_cast<i64>(tap));
+    if (call.writes_last) biases_ = bias_of_phases(bias, layer.rows, s_.axis[2].out_step);
+  }
+
+  void run() {
+    const i64 parts = ceil_div(packing_.units, s_.units);
+    parallel_for(ceil_div(call_.batch, s_.images) * layer_.groups * parts, s_.threads, [&](i64 task) {
+      const i64 unit = task % parts * s_.units, image = task / parts / layer_.groups * s_.images;
+      compute({image, std::min(s_.images, call_.batch - image), task / parts % layer_.groups, unit,
+               std::min(s_.units, packing_.units - unit), nullptr, nullptr, nullptr, nullptr});
+    });
+  }
+
+ private:
+  struct Part {
+    i64 image, images, group, unit, units;
+    T *panel, *products, *rows, *sums;
+  };
+  // Inputs that are multiplied together: so many of the images' from the first on, its place, and where their places
+  // end, zeros included.
+  struct Inputs {
+    i64 first, count, place, end;
+  };
+
+  i64 first_channel(const Part& part) const { return part.unit * packing_.channels; }
+  i64 channels(const Part& part) const {
+    return std::min(part.units * packing_.channels, layer_.rows - first_channel(part));
+  }
+  // Of a row of inputs.
+  i64 place_of(i64 row) const {
+    const i64 high = call_.in[1], deep = call_.in[0];
+    return row / (high * deep) * s_.image + row / high % deep * s_.pitch[0] + row % high * s_.pitch[1];
+  }
+
+  void compute(Part part) const {
+    const i64 rows = s_.together * lanes_ * s_.row, sums = channels(part) * phases_ * s_.width + kSlack;
+    part.panel = scratch<T>(static_cast<std::size_t>(s_.panel + s_.products + rows + sums + s_.writing.staging));
+    part.products = part.panel + s_.panel;
+    part.rows = part.products + s_.products;
+    part.sums = part.rows + rows;
+    for (i64 r = 0; r < s_.together * lanes_; ++r) std::fill_n(part.rows + r * s_.row, s_.before, T(0));
+    const i64 vectors = part.units * packing_.vectors;
+    for (i64 v = 0; v < vectors; v += s_.together) {
+      const i64 here = std::min(s_.together, vectors - v);
+      each_inputs(part, [&](const Inputs& inputs) { multiply(part, inputs, v, here); });
+      const i64 behind = s_.before + (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0];
+      for (i64 r = 0; r < here * lanes_; ++r) std::fill_n(part.rows + r * s_.row + behind, s_.row - behind, T(0));
+      add(part, v * lanes_, (v + here) * lanes_);
+    }
+    write(part, part.sums + sums);
+  }
+
+  template <typename Visit>
+  void each_inputs(const Part& part, Visit&& visit) const {
+    const i64 wide = call_.in[2], high = part.images * call_.in[0] * call_.in[1];
+    const i64 behind = (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0];
+    for (i64 row = 0; row < high; row += s_.rows)
+      for (i64 x = 0; x < wide; x += s_.across) {
+        const i64 last = std::min(row + s_.rows, high), stop = std::min(x + s_.across, wide);
+        const i64 place = place_of(row) + x;
+        visit(Inputs{row * wide + x, (last - row - 1) * wide + stop - x, place,
+                     stop < wide    ? place + stop - x
+                     : last == high ? behind
+                                    : place_of(last)});
+      }
+  }
+
+  // rows[row][before + place] for so many vectors of them, from one on.
+  void multiply(const Part& part, const Inputs& inputs, i64 first, i64 count) const {
+    thread_local std::vector<i64> offsets;  // of the products of each input
+    const i64 pitch = (s_.vectors + 1) * lanes_, columns = layer_.groups * layer_.cols;
+    offsets.clear();
+    i64 place = inputs.place;  // up to which there are products, or zeros
+    for (i64 i = inputs.first; i < inputs.first + inputs.count; ++i) {
+      const i64 here = place_of(i / call_.in[2]) + i % call_.in[2];
+      std::fill(part.products + (place - inputs.place) * pitch, part.products + (here - inputs.place) * pitch, T(0));
+      offsets.push_back((here - inputs.place) * pitch);
+      place = here + 1;
+    }
+    std::fill(part.products + (place - inputs.place) * pitch, part.products + (inputs.end - inputs.place) * pitch,
+              T(0));
+
+    const i64 first_column = part.group * layer_.cols;
+    const T* x = call_.reads_last ? x_ + (part.image * plane_ + inputs.first) * columns + first_column
+                                  : x_ + (part.image * columns + first_column) * plane_;
+    i64 column_pitch = call_.reads_last ? 1 : plane_;
+    if (!s_.in_place) {
+      copy(inputs, x, part.panel);
+      x = part.panel;
+      column_pitch = inputs.count;
+    } else if (!call_.reads_last) {
+      x += inputs.first;
+    }
+    const i64 none = 0;
+    const T* from = nullptr;
+    ChannelProduct<T> p{};
+    p.w_tile_stride = layer_.cols * lanes_;
+    p.w_offset = p.x_tap = &none;
+    p.x = &from;
+    p.x_stride = column_pitch;
+    p.x_pitch = columns;
+    p.taps = 1;
+    p.c = part.products;
+    const i64 of_group = part.group * packing_.units * packing_.vectors + part.unit * packing_.vectors + first;
+    for (i64 v = 0; v < count; v += s_.vectors) {
+      const i64 vectors = std::min(s_.vectors, count - v);
+      for (i64 column = 0; column < layer_.cols; column += Limits::terms) {
+        p.columns = std::min(Limits::terms, layer_.cols - column);
+        p.w = packed_ + (of_group + v) * layer_.cols * lanes_ + column * lanes_;
+        p.accumulate = column > 0;
+        const i64 most = piece(inputs.count, s_.positions);
+        for (i64 i = 0; i < inputs.count; i += most) {
+          const i64 here = std::min(most, inputs.count - i);
+          from = x + column * column_pitch + i * (call_.reads_last ? columns : 1);
+          p.c_offset = offsets.data() + i;
+          (call_.reads_last ? kernels_.line_product : kernels_.plane_product)[vectors][here](p);
+        }
+      }
+      // Whole vectors of places: those behind the last are written again.
+      turn_outputs(kernels_, part.products, part.products + s_.products, pitch,
+                   round_up(inputs.end - inputs.place, lanes_), vectors * lanes_,
+                   part.rows + v * lanes_ * s_.row + s_.before + inputs.place, s_.row);
+    }
+  }
+
+  // panel[column][input]
+  void copy(const Inputs& inputs, const T* x, T* panel) const {
+    thread_local std::vector<Run> runs;
+    runs.clear();
+    const i64 columns = layer_.groups * layer_.cols, last = inputs.first + inputs.count;
+    for (i64 i = inputs.first; i < last;) {
+      const i64 image = i / plane_, stop = std::min(last, (image + 1) * plane_);
+      runs.push_back({i - inputs.first, stop - i, image * columns * plane_ + i % plane_});
+      i = stop;
+    }
+    kernels_.copy_runs(x, x_ + call_.batch * columns * plane_, plane_, layer_.cols, 1, runs.data(),
+                       static_cast<i64>(runs.size()), inputs.count, panel);
+  }
+
+  // Where a phase of a channel of the part is summed.
+  T* sums_of(const Part& part, i64 channel, i64 phase) const {
+    return part.sums + (call_.writes_last ? phase * layer_.rows + channel : channel * phases_ + phase) * s_.width;
+  }
+
+  // Adds the rows [first, last) of the part to the sums, those of a phase in the order of their taps.
+  void add(const Part& part, i64 first, i64 last) const {
+    const i64 taps = layer_.taps();
+    std::vector<const T*> rows;
+    for (i64 channel = 0; channel < channels(part); ++channel) {
+      const i64 begin = channel / packing_.channels * packing_.vectors * lanes_ + channel % packing_.channels * taps;
+      const i64 from = std::clamp<i64>(first - begin, 0, taps), to = std::clamp<i64>(last - begin, 0, taps);
+      if (from == to) continue;
+      for (i64 phase = 0; phase < phases_; ++phase) {
+        const std::vector<i64>& all = taps_of_[static_cast<std::size_t>(phase)];
+        const auto here = std::lower_bound(all.begin(), all.end(), from), end = std::lower_bound(here, all.end(), to);
+        const bool begun = from > 0 && (all.empty() || here != all.begin());
+        if (here == end && (begun || !all.empty())) continue;
+        rows.clear();
+        for (auto tap = here; tap != end; ++tap)
+          rows.push_back(part.rows + (begin + *tap - first) * s_.row + s_.before +
+                         s_.taps[static_cast<std::size_t>(*tap)].shift);
+        kernels_.add_rows(rows.data(), static_cast<i64>(rows.size()), s_.width, begun, sums_of(part, channel, phase));
+      }
+    }
+  }
+
+  void write(const Part& part, T* staging) const {
+    const AxisPlan* axis = s_.axis;
+    thread_local std::vector<Segment> segments;
+    segments.clear();
+    for (i64 image = 0; image < part.images; ++image)
+      for (i64 z = 0; z < axis[0].positions; ++z)
+        for (i64 y = 0; y < axis[1].positions; ++y)
+          segments.push_back(
+              {part.image + image, {z, y, 0}, axis[2].positions, image * s_.image + z * s_.pitch[0] + y * s_.pitch[1]});
+    const Writer<T> writer(kernels_, s_.writing, axis, segments, 0, axis[0].out_step * axis[1].out_step, s_.width,
+                           layer_.groups * layer_.rows * out_plane_, staging, call_.writes_last ? layer_.rows : 1);
+    if (call_.writes_last) return writer.write(part.sums, biases_.data(), 1, y_);
+    for (i64 c = 0; c < channels(part); ++c) {
+      const i64 channel = part.group * layer_.rows + first_channel(part) + c;
+      writer.write(sums_of(part, c, 0), bias_ ? bias_ + channel : nullptr, 0, y_ + channel * out_plane_);
+    }
+  }
+
+  const Layer& layer_;
+  const Call& call_;
+  const FoldPacking& packing_;
+  const FoldSchedule& s_;
+  const Kernels<T>& kernels_;
+  const i64 lanes_, plane_, out_plane_, phases_;
+  const T *const packed_, *const bias_, *const x_;
+  T* const y_;
+  std::vector<std::vector<i64>> taps_of_;  // a phase
+  std::vector<T> biases_;                  // per phase of the last axis and channel, channels last
+};
+
+}  // namespace
+
+template <typename T>
+void pack_fold(const Layer& layer, const FoldPacking& packing, const Target& target, int threads, const T* w,
+               T* packed) {
+  const i64 lanes = target.lanes, taps = layer.taps(), of_column = layer.rows * taps;
+  const i64 vectors = packing.units * packing.vectors;
+  if (layer.groups * layer.cols * of_column < kSerialPacking) threads = 1;
+  parallel_for(layer.groups * vectors, threads, [&](i64 task) {
+    const i64 unit = task % vectors / packing.vectors, row = task % vectors % packing.vectors * lanes;
+    const i64 first = unit * packing.channels * taps + row;  // of the taps of all channels
+    const i64 last = std::min((unit + 1) * packing.channels * taps, of_column);
+    const i64 here = std::clamp<i64>(last - first, 0, lanes);
+    const T* from = w + task / vectors * layer.cols * of_column + first;
+    T* to = packed + task * layer.cols * lanes;
+    for (i64 column = 0; column < layer.cols; ++column, from += of_column, to += lanes) {
+      std::copy_n(from, here, to);
+      std::fill(to + here, to + lanes, T(0));
+    }
+  });
+}
+
+template <typename T>
+void execute_fold(const Layer& layer, const Call& call, const FoldPacking& packing, const FoldSchedule& schedule,
+                  const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
+  Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
+}
+
+#define UPSCORE_INSTANTIATE(T)                                                                                         \
+  template void pack_fold<T>(const Layer&, const FoldPacking&, const Target&, int, const T*, T*);                      \
+  template void execute_fold<T>(const Layer&, const Call&, const FoldPacking&, const FoldSchedule&, const Kernels<T>&, \
+                                const T*, const T*, const T*, T*);
+UPSCORE_INSTANTIATE(float)
+UPSCORE_INSTANTIATE(double)
+
+}  // namespace upscore

@@ -1,0 +1,69 @@
+// Folding (col2im): one product over the input channels gives what every input adds through every tap, and these
+// contributions are then added where they overlap. Lanes run along the taps of the output channels, so positions may be
+// few; no product is with a zero, and inputs are broadcast from where they lie. For many input channels, few output
+// channels and small maps.
+#pragma once
+
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "schedule.h"
+
+namespace upscore {
+
+// A unit is some output channels, whose taps together fill vectors as well as they can: the rows of a product.
+struct FoldPacking {
+  i64 channels = 1, vectors = 1;  // of a unit
+  i64 units = 1;                  // of a group
+};
+
+// Nothing for layers that cannot be folded.
+std::optional<FoldPacking> plan_fold_packing(const Layer& layer, const Target& target);
+
+struct FoldSchedule {
+  // A tap of the kernel: the phase of the output that it adds to, and how far from an output's place its input's is.
+  struct Tap {
+    i64 phase, shift;
+  };
+  AxisPlan axis[kAxes];     // fused: positions are those of the outputs of all phases
+  std::vector<Tap> taps;    // of the kernel
+  i64 pitch[kAxes];         // places from one position of an axis to the next, room for zeros between rows included
+  i64 images = 1;           // of a task, at most: small ones are computed together
+  i64 image = 0;            // places from one of them to the next
+  i64 places = 0;           // of their contributions
+  i64 before = 0, row = 0;  // zeros before them; of a row with the zeros behind, in numbers
+  i64 width = 0;            // places of a phase of the output
+  i64 units = 1;            // of a task
+  i64 together = 1;         // vectors of rows that are folded together
+  i64 vectors = 1, positions = 1;  // of a register tile
+  i64 rows = 1, across = 1;        // inputs that are multiplied together: so many rows of all images, of each so many
+  bool in_place = false;           // inputs are not copied first
+  i64 panel = 0, products = 0;     // scratch, in numbers
+  Writing writing;
+  int threads = 1;
+  double cycles = 0;  // that an image should take, of one thread
+  std::string why;
+};
+
+// Nothing where an image would take longer than so many cycles, or its sums do not fit. Like the bits of a result, that
+// depends neither on the batch nor on the threads.
+std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
+                                      const Target& target, int threads,
+                                      double limit = std::numeric_limits<double>::infinity());
+
+// Whether outputs can be written channels last.
+bool writes_last(const Layer& layer, const FoldPacking& packing, const FoldSchedule& schedule, const Target& target);
+
+// Weights (groups * cols, rows, taps) as [group][unit][vector][column][row].
+template <typename T>
+void pack_fold(const Layer& layer, const FoldPacking& packing, const Target& target, int threads, const T* w,
+               T* packed);
+
+template <typename T>
+void execute_fold(const Layer& layer, const Call& call, const FoldPacking& packing, const FoldSchedule& schedule,
+                  const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);
+
+}  // namespace upscore

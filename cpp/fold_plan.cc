@@ -1,0 +1,244 @@
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <utility>
+
+#include "fold.h"
+#include "threads.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kMostTaps = 4096;
+constexpr i64 kMostPlaces = 1 << 18;      // of an image, with the zeros between rows
+constexpr i64 kTogether = 512;            // places of images that are computed together
+constexpr i64 kFewColumns = 8;            // input channels of a group whose sums are not worth to be put down
+constexpr i64 kMostColumns = 4096;        // input channels of a group
+constexpr i64 kMostChannels = 32;         // of a unit
+constexpr double kFilled = 0.92;          // share of a unit's vectors that is enough
+constexpr i64 kSumBytes = 384 << 10;      // of a task's outputs
+constexpr i64 kLastSumBytes = 768 << 10;  // of all channels, where they are written next to each other
+constexpr i64 kRowBytes = 640 << 10;      // of the rows that are folded together
+constexpr i64 kPanelBytes = 192 << 10;    // of inputs
+constexpr i64 kMostPositions = 192;       // multiplied together
+constexpr i64 kInPlace = 64;              // positions of an image whose channels share cache lines
+constexpr double kSerialCycles = 1e5;     // below which waking another thread costs more
+
+// Cycles of the same measure as the schedule's.
+constexpr double kProduct = 0.5;  // a vector times an input, added
+constexpr double kWait = 1;       // for the weights of a column
+constexpr double kCall = 40;      // to begin with a register tile
+constexpr double kTurn = 0.45;    // to turn a number
+constexpr double kAdd = 2;        // to add a vector
+constexpr double kAddBegin = 10;  // to begin with a phase
+constexpr double kCopy = 4;       // a vector into a panel
+constexpr double kBegin = 7;      // a row of them
+constexpr double kPiece = 8;      // a row of outputs
+constexpr double kTask = 500;
+
+}  // namespace
+
+std::optional<FoldPacking> plan_fold_packing(const Layer& layer, const Target& target) {
+  if (!layer.transposed || layer.rows * layer.cols == 1 || layer.cols > kMostColumns) return {};
+  for (i64 kernel : layer.kernel)
+    if (kernel > kMostTaps) return {};
+  if (layer.kernel[0] * layer.kernel[1] > kMostTaps || layer.taps() > kMostTaps) return {};
+  FoldPacking p;
+  double best = 0;
+  for (i64 channels = 1; channels <= std::min(layer.rows, kMostChannels); ++channels) {
+    const i64 rows = channels * layer.taps();
+    const double filled = static_cast<double>(rows) / static_cast<double>(round_up(rows, target.lanes));
+    if (filled <= best) continue;
+    best = filled;
+    p.channels = channels;
+    if (filled >= kFilled) break;
+  }
+  p.vectors = ceil_div(p.channels * layer.taps(), target.lanes);
+  p.units = ceil_div(layer.rows, p.channels);
+  return p;
+}
+
+namespace {
+
+// What does not depend on how many images are computed together. Nothing for images that are too large.
+struct FoldLayout {
+  FoldSchedule s;
+  i64 phases = 1;
+  i64 lowest = 0, highest = 0;  // shifts
+};
+std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call) {
+  FoldLayout layout;
+  FoldSchedule& s = layout.s;
+  i64 places = 1;  // of what comes after the axis
+  Size farthest;   // input, from an output's position
+  for (std::size_t a = kAxes; a-- > 0;) {
+    s.axis[a] =
+        plan_axis(call.in[a], call.out[a], layer.kernel[a], layer.stride[a], layer.dilation[a], call.lo[a], true, true);
+    const i64 in = call.in[a], positions = s.axis[a].positions;
+    farthest[a] = floor_div(call.lo[a], layer.stride[a]);
+    const i64 nearest = farthest[a] - (layer.kernel[a] - 1) * layer.dilation[a] / layer.stride[a];
+    // Zeros behind a row serve the next one, too.
+    const i64 beside = std::max({i64{0}, -nearest, positions - 1 + farthest[a] - (in - 1)});
+    const i64 room = std::max(in + beside, positions);
+    if (in == 0 || positions == 0 || room > kMostPlaces || layer.stride[a] > kMostPlaces) return {};
+    s.pitch[a] = places;
+    places *= room;
+    layout.phases *= layer.stride[a];
+    if (places > kMostPlaces || layout.phases > kMostPlaces) return {};
+  }
+  s.image = places;
+  for (i64 z = 0; z < layer.kernel[0]; ++z)
+    for (i64 y = 0; y < layer.kernel[1]; ++y)
+      for (i64 x = 0; x < layer.kernel[2]; ++x) {
+        const i64 at[kAxes] = {z, y, x};
+        FoldSchedule::Tap tap{0, 0};
+        for (std::size_t a = 0; a < kAxes; ++a) {
+          const i64 reach = at[a] * layer.dilation[a];
+          tap.phase = tap.phase * layer.stride[a] + reach % layer.stride[a];
+          tap.shift += (farthest[a] - reach / layer.stride[a]) * s.pitch[a];
+        }
+        layout.lowest = std::min(layout.lowest, tap.shift);
+        layout.highest = std::max(layout.highest, tap.shift);
+        s.taps.push_back(tap);
+      }
+  return layout;
+}
+
+// Of so many images; nothing where they do not fit.
+class FoldScheduler {
+ public:
+  FoldScheduler(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
+                const FoldLayout& layout, i64 images)
+      : layer_(layer), call_(call), packing_(packing), target_(target), phases_(layout.phases), s_(layout.s) {
+    const i64 lanes = target.lanes, bytes = target.number_bytes;
+    s_.images = images;
+    s_.places = (images - 1) * s_.image + call.in[0] * s_.pitch[0];
+    s_.width = round_up((images - 1) * s_.image + s_.axis[0].positions * s_.pitch[0], lanes);
+    s_.before = round_up(-layout.lowest, lanes);
+    s_.row = s_.before + round_up(std::max(s_.places, s_.width + layout.highest), lanes) + lanes;
+    unit_sums_ = packing.channels * phases_ * s_.width * bytes;
+    s_.together = std::min(kRowBytes / (s_.row * lanes * bytes), packing.units * packing.vectors);
+    if (!fits()) return;
+    s_.vectors = std::min<i64>(s_.together, kMaxRowVectors);
+    s_.together = s_.together / s_.vectors * s_.vectors;
+    s_.positions = std::min<i64>(kMaxPositions, target.registers / s_.vectors);
+
+    const i64 row = call.in[2], rows = images * call.in[0] * call.in[1];
+    const i64 most = std::min(kMostPositions, std::max<i64>(kPanelBytes / (layer.cols * bytes), s_.positions));
+    s_.across = row <= most ? row : piece(row, most);
+    s_.rows = row <= most ? std::min(most / row, rows) : 1;
+    near_ = images == 1 && row * call.in[0] * call.in[1] <= kInPlace;
+    s_.in_place = near_ || call.reads_last;
+  }
+
+  bool fits() const {
+    const i64 all = call_.writes_last && s_.images > 1 ? packing_.units * unit_sums_ : 0;
+    return s_.together >= 1 && unit_sums_ <= kSumBytes && all <= kLastSumBytes;
+  }
+
+  // Of all images, and so many units.
+  double cycles(i64 units) const {
+    const i64 high = s_.images * call_.in[0] * call_.in[1], wide = call_.in[2], lanes = target_.lanes;
+    const double p = static_cast<double>(piece(s_.rows * s_.across, s_.positions));
+    const double v = static_cast<double>(s_.vectors), cols = static_cast<double>(layer_.cols);
+    const double tile = cols * (std::max({kProduct * p * v, 0.5 * (p + v), 4.0}) + kWait) + kCall;
+    const double vectors = static_cast<double>(units * packing_.vectors);
+    const double taps = static_cast<double>(packing_.channels * layer_.taps());
+    const double lines = static_cast<double>(s_.images * s_.axis[0].positions * s_.axis[1].positions);
+    const double unit = taps * (static_cast<double>(s_.places) * kTurn + static_cast<double>(s_.width / lanes) * kAdd) +
+                        static_cast<double>(packing_.channels * phases_) * (kAddBegin + kPiece * lines);
+    double all = vectors * std::ceil(static_cast<double>(high * wide) / p) / v * tile +
+                 static_cast<double>(units) * unit + kTask;
+    if (!near_) {
+      const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
+      const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
+      const double runs = static_cast<double>(std::min(s_.images, s_.rows));
+      all += pieces * cols * (kBegin * runs + kCopy * copied) * std::ceil(vectors / static_cast<double>(s_.together));
+    }
+    return all;
+  }
+
+  // The fastest count of units for a task, and how long a call takes.
+  double share(int threads) {
+    double least = 0;
+    const i64 most = std::clamp<i64>(kSumBytes / unit_sums_, 1, packing_.units);
+    for (i64 units = call_.writes_last ? packing_.units : most; units >= 1; --units) {
+      const i64 tasks = ceil_div(packing_.units, units) * layer_.groups * ceil_div(call_.batch, s_.images);
+      const double time = turns(tasks, threads) * cycles(units);
+      if (least == 0 || time < least) {
+        least = time;
+        s_.units = units;
+      }
+      if (call_.writes_last) break;
+    }
+    return least;
+  }
+
+  FoldSchedule finish(int threads) {
+    const i64 lanes = target_.lanes, images = s_.images;
+    s_.threads = threads;
+    s_.panel = s_.in_place ? 0 : layer_.cols * s_.rows * s_.across + 2 * lanes;
+    // Of the inputs that are multiplied together, with the zeros between and behind them.
+    const i64 planes = s_.rows / call_.in[1] + 1, between = s_.pitch[0] - call_.in[1] * s_.pitch[1];
+    const i64 volumes = planes / call_.in[0] + 1, apart = s_.image - call_.in[0] * s_.pitch[0];
+    const i64 span = s_.rows * (s_.across + s_.pitch[1] - call_.in[2]) + planes * between + volumes * apart;
+    s_.products = (span + 2 * lanes) * (s_.vectors + 1) * lanes;
+    s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, call_.writes_last ? layer_.rows : 1,
+                              phases_ * s_.width, target_);
+    std::ostringstream why;
+    why << "transposed convolution: " << layer_.taps() << (layer_.taps() == 1 ? " tap" : " taps")
+        << ", folded because the map is small or outputs are few: lanes run along the taps of output channels, what "
+        << "an input adds through each of them is computed first, and added where it overlaps; a task computes "
+        << std::min(s_.units * packing_.channels, layer_.rows) << " of " << layer_.rows
+        << (layer_.rows == 1 ? " channel of " : " channels of ") << images << (images == 1 ? " image; " : " images; ")
+        << say_threads(threads);
+    s_.why = why.str();
+    return std::move(s_);
+  }
+
+ private:
+  const Layer& layer_;
+  const Call& call_;
+  const FoldPacking& packing_;
+  const Target& target_;
+  const i64 phases_;
+  FoldSchedule s_;
+  i64 unit_sums_ = 0;  // bytes
+  bool near_ = false;  // channels share cache lines
+};
+
+}  // namespace
+
+std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
+                                      const Target& target, int threads, double limit) {
+  if (call.batch == 0 || (layer.cols < kFewColumns && std::isfinite(limit))) return {};
+  const std::optional<FoldLayout> layout = lay_out(layer, call);
+  if (!layout) return {};
+  std::optional<FoldScheduler> best(std::in_place, layer, call, packing, target, *layout, 1);
+  if (!best->fits()) return {};
+  const double image = best->cycles(packing.units);
+  if (image >= limit) return {};
+  const double all = image * static_cast<double>(layer.groups * call.batch);
+  if (all < kSerialCycles) threads = 1;
+  double least = best->share(threads);
+  for (i64 images = 2; images <= call.batch && images * layout->s.image <= kTogether; images *= 2) {
+    FoldScheduler more(layer, call, packing, target, *layout, piece(call.batch, images));
+    if (!more.fits()) break;
+    const double time = more.share(threads);
+    if (time >= least) continue;
+    least = time;
+    best.emplace(std::move(more));
+  }
+  FoldSchedule s = best->finish(threads);
+  s.cycles = image;
+  return s;
+}
+
+bool writes_last(const Layer& layer, const FoldPacking& packing, const FoldSchedule& schedule, const Target& target) {
+  i64 phases = 1;
+  for (i64 stride : layer.stride) phases *= stride;
+  return layer.groups == 1 && layer.rows * layer.stride[2] <= Limits::together &&
+         packing.units * packing.channels * phases * schedule.width * target.number_bytes <= kLastSumBytes;
+}
+
+}  // namespace upscore
