@@ -106,6 +106,7 @@ class Plan {
       bias_.assign(bias->data(), bias->data() + bias->size());
     }
     nb::gil_scoped_release release;
+    if (once) once_ = team_of(std::get<4>(*once));
     const std::vector<T> diagonal = diagonal_of(layer_, w.data());
     const T* const weights = diagonal.empty() ? w.data() : diagonal.data();
     diagonal_ = !diagonal.empty();
@@ -128,44 +129,23 @@ class Plan {
     const Call call = call_of(x, y, lo, reads_last, writes_last);
     if (y.size() == 0) return;
     nb::gil_scoped_release release;
-    const T* bias = bias_.empty() ? nullptr : bias_.data();
-    if (way_) {
-      require(way_->takes(call), "a call such as the weights were packed for");
-      return way_->execute(call, threads, bias, x.data(), y.data());
-    }
-    if (reads_last || writes_last) require(takes_last(call, threads), "channels last where channels_last says so");
-    const Schedules plan = schedules_of(call, threads);
-    require(packed_for(call, plan), "a call such as the weights were packed for");
-    if (plan.fold)
-      execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(threads)->data(), bias, x.data(),
-                   y.data());
-    else if (plan.minimal)
-      (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
-                                                                       *kernels_, minimal_weights(threads)->data(),
-                                                                       bias, x.data(), y.data());
-    else
-      execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
+    const Team team = once_ ? *once_ : team_of(threads);
+    compute(call, team, x, y);
+    if (threads > 1) end_call();
   }
 
   // Whether this call can read, and whether it can write, channels last.
   std::pair<bool, bool> channels_last(i64 batch, Size in, Size out, Size lo, int threads) const {
     if (batch == 0) return {false, false};
-    const Call call{batch, in, out, lo, true, true};
-    if (way_) {
-      const bool takes = way_->takes(call);
-      return {takes, takes};
-    }
-    const Schedules plan = schedules_of(call, threads);
-    if (plan.fold) return {true, upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_)};
-    if (plan.minimal) return {minimal_packing_->last, upscore::writes_last(layer_, *minimal_packing_, target_)};
-    return {true, plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_))};
+    return can_be_last({batch, in, out, lo}, threads);
   }
 
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + (diagonal_ ? ": all weights between different channels are zero; " : ": ");
-    if (way_) return isa + way_->why({batch, in, out, lo}, threads);
-    const Schedules plan = schedules_of({batch, in, out, lo, last_, last_}, threads);
-    return isa + (plan.fold ? plan.fold->why : plan.minimal ? plan.minimal->why : plan.direct->why);
+    const Call call{batch, in, out, lo, last_, last_};
+    const std::string usual = explain(call, {threads}), awake = explain(call, {threads, true});
+    const bool differ = usual != awake && threads <= thread_count();
+    return isa + usual + (differ ? ", or " + say_threads(threads) + " right after another call" : "");
   }
 
   std::size_t packed_bytes() const {
@@ -177,6 +157,55 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
+  void compute(const Call& call, const Team& team, const In<T>& x, const Out<T>& y) {
+    const T* bias = bias_.empty() ? nullptr : bias_.data();
+    if (way_) {
+      require(way_->takes(call), "a call such as the weights were packed for");
+      return way_->execute(call, team, bias, x.data(), y.data());
+    }
+    if (call.reads_last || call.writes_last) {
+      const auto [reads, writes] = can_be_last(call, team.threads);
+      require((reads || !call.reads_last) && (writes || !call.writes_last),
+              "channels last where channels_last says so");
+    }
+    const Schedules plan = schedules_of(call, team);
+    require(packed_for(call, plan), "a call such as the weights were packed for");
+    if (plan.fold)
+      execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias,
+                   x.data(), y.data());
+    else if (plan.minimal)
+      (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
+                                                                       *kernels_, minimal_weights(team.threads)->data(),
+                                                                       bias, x.data(), y.data());
+    else
+      execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
+  }
+
+  // Whether the threads are awake or not.
+  std::pair<bool, bool> can_be_last(Call call, int threads) const {
+    call.reads_last = call.writes_last = true;
+    if (way_) {
+      const bool takes = way_->takes(call);
+      return {takes, takes};
+    }
+    bool reads = true, writes = true;
+    for (const bool awake : {false, true}) {
+      const Schedules plan = schedules_of(call, {threads, awake});
+      if (plan.minimal) reads = reads && minimal_packing_->last;
+      writes = writes && (plan.fold      ? upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_)
+                          : plan.minimal ? upscore::writes_last(layer_, *minimal_packing_, target_)
+                                         : plan.direct->channel_lanes || packing_.by_phase ||
+                                               (!packing_.fused && writes_together(layer_)));
+    }
+    return {reads, writes};
+  }
+
+  std::string explain(const Call& call, const Team& team) const {
+    if (way_) return way_->why(call, team);
+    const Schedules plan = schedules_of(call, team);
+    return plan.fold ? plan.fold->why : plan.minimal ? plan.minimal->why : plan.direct->why;
+  }
+
   // Of the layers that have one, with the weights packed for it.
   std::unique_ptr<Way<T>> way_of(const T* w, const Sizes& once) const {
     std::unique_ptr<Way<T>> way = scatter(layer_, w);
@@ -188,11 +217,6 @@ class Plan {
       if (!way) way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_);
     }
     return way;
-  }
-
-  bool takes_last(const Call& call, int threads) const {
-    const auto [reads, writes] = channels_last(call.batch, call.in, call.out, call.lo, threads);
-    return (reads || !call.reads_last) && (writes || !call.writes_last);
   }
 
   Call call_of(const In<T>& x, const Out<T>& y, const Size& lo, bool reads_last, bool writes_last) const {
@@ -223,7 +247,7 @@ class Plan {
     Method method;
     bool last, vectors;
     Call call;
-    int threads;
+    Team team;
     bool operator==(const Question&) const = default;
   };
   // Of all plans, since training packs at each step. Never destroyed, as threads may still compute at the end.
@@ -238,12 +262,13 @@ class Plan {
 
   // Weights in vectors, if that call is faster then.
   void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
-    const auto& [batch, in, out, lo, threads] = once;
+    const auto& [batch, in, out, lo, _] = once;
     const Call call{batch, in, out, lo};
-    const std::shared_ptr<const Schedule> any = schedules_of(call, threads).direct;
+    const Team team = *once_;
+    const std::shared_ptr<const Schedule> any = schedules_of(call, team).direct;
     Packing standard = std::exchange(packing_, plan_packing(layer_, target_, Order::kVectors));
     if (packing_.vectors && any) {
-      const std::shared_ptr<const Schedule> lanes = schedules_of(call, threads).direct;
+      const std::shared_ptr<const Schedule> lanes = schedules_of(call, team).direct;
       if (lanes->channel_lanes && lanes->cycles <= any->cycles) return;
     }
     packing_ = std::move(standard);
@@ -251,8 +276,8 @@ class Plan {
 
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
-  Schedules schedules_of(const Call& call, int threads) const {
-    const Question question{layer_, kernels_, method_, last_, packing_.vectors, call, threads};
+  Schedules schedules_of(const Call& call, const Team& team) const {
+    const Question question{layer_, kernels_, method_, last_, packing_.vectors, call, team};
     auto& [mutex, all] = memory();
     {
       std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
@@ -263,9 +288,9 @@ class Plan {
             return at->second;
           }
     }
-    Schedules plan = fastest(call, threads);
+    Schedules plan = fastest(call, team);
     if (!plan.minimal && !plan.fold)
-      plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, threads));
+      plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, team));
     std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (lock) {
       all.emplace_front(question, plan);
@@ -275,22 +300,22 @@ class Plan {
   }
 
   // The way that is not direct, if it takes less time for an image.
-  Schedules fastest(const Call& call, int threads) const {
+  Schedules fastest(const Call& call, const Team& team) const {
     Schedules plan;
     const bool filter = minimal_packing_ && (call.writes_last || !call.reads_last);
     if (!filter && !fold_packing_) return plan;
     double limit = std::numeric_limits<double>::infinity();
     if (method_ == Method::kFastest) {
       const Call image{1, call.in, call.out, call.lo};
-      limit = plan_schedule(layer_, image, plan_packing(layer_, target_, Order::kAny), target_, 1).cycles;
+      limit = plan_schedule(layer_, image, plan_packing(layer_, target_, Order::kAny), target_, {}).cycles;
     }
     if (filter)
-      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, threads, limit)) {
+      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, team, limit)) {
         limit = minimal->cycles;
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
       }
     if (fold_packing_)
-      if (auto fold = plan_fold(layer_, call, *fold_packing_, target_, threads, limit))
+      if (auto fold = plan_fold(layer_, call, *fold_packing_, target_, team, limit))
         return {nullptr, nullptr, std::make_shared<const FoldSchedule>(std::move(*fold))};
     return plan;
   }
@@ -334,6 +359,7 @@ class Plan {
   std::optional<FoldPacking> fold_packing_;
   std::shared_ptr<Buffer<T>> fold_weights_;
   std::vector<T> bias_;
+  std::optional<Team> once_;  // of the only call that there will be
 };
 
 template <typename T>
@@ -345,7 +371,8 @@ void gradient_of_weights(In<T> x, In<T> grad_y, Out<T> grad_w, Size stride, Size
   require(dim(x, 1) == dim(grad_w, 0), "the input has the weights' channels");
   require(dim(grad_y, 1) == layer.groups * layer.rows, "the gradient has the layer's channels");
   nb::gil_scoped_release release;
-  weight_gradient(layer, call, active_table<T>(), method, threads, x.data(), grad_y.data(), grad_w.data());
+  weight_gradient(layer, call, active_table<T>(), method, team_of(threads), x.data(), grad_y.data(), grad_w.data());
+  if (threads > 1) end_call();
 }
 
 template <typename T>

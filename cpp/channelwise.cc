@@ -9,8 +9,8 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kCopyBytes = 256 << 10;  // of inputs, channels last
-constexpr i64 kSerialWork = 1 << 19;   // outputs below which waking another thread costs more
+constexpr i64 kCopyBytes = 256 << 10;    // of inputs, channels last
+constexpr double kSerialWork = 1 << 19;  // outputs below which waking another thread costs more
 
 // Weights in the order in which output rows meet them: [channel][phase of the leading axes][their
 // taps][shift][residue], and for channels last [phase of the leading axes][their taps][shift][residue][channel].
@@ -22,8 +22,8 @@ class Channelwise final : public Way<T> {
   bool takes(const Call& call) const override {
     return call.reads_last == call.writes_last && (call.reads_last ? pixels_ : rows_);
   }
-  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override;
-  std::string why(const Call& call, int threads) const override;
+  void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override;
+  std::string why(const Call& call, const Team& team) const override;
   std::size_t size() const override { return weights_.size() + pixel_weights_.size(); }
 
  private:
@@ -37,7 +37,7 @@ class Channelwise final : public Way<T> {
   // The inputs of one output row: per tap of its phase, the number of an input row, or -1 where there is none.
   const RowPhase& find_inputs(const Call& call, i64 row, std::vector<i64>& inputs) const;
 
-  int useful_threads(const Call& call, int threads) const;
+  int useful_threads(const Call& call, const Team& team) const;
   void rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x, T* y) const;
   void pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x, T* y) const;
 
@@ -101,9 +101,9 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
 }
 
 template <typename T>
-void Channelwise<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
+void Channelwise<T>::execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const {
   const i64 all_rows = call.out[0] * call.out[1];
-  threads = useful_threads(call, threads);
+  const int threads = useful_threads(call, team);
   if (call.reads_last) {
     const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, call.batch), 1, all_rows);
     return parallel_for(call.batch * blocks, threads, [&](i64 task) {
@@ -268,15 +268,16 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
 }
 
 template <typename T>
-int Channelwise<T>::useful_threads(const Call& call, int threads) const {
-  return call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] < kSerialWork ? 1 : threads;
+int Channelwise<T>::useful_threads(const Call& call, const Team& team) const {
+  return team.share(static_cast<double>(call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2]) /
+                    kSerialWork);
 }
 
 template <typename T>
-std::string Channelwise<T>::why(const Call& call, int threads) const {
+std::string Channelwise<T>::why(const Call& call, const Team& team) const {
   return std::string("transposed convolution: channels do not mix, so every output row is computed along its lanes, ") +
          std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " +
-         say_threads(useful_threads(call, threads));
+         say_threads(useful_threads(call, team));
 }
 
 }  // namespace

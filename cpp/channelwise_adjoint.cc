@@ -18,9 +18,9 @@ constexpr i64 kAcross = 1024;        // outputs of a row in a task
 constexpr double kSerialWork = 1e6;  // multiplications below which waking another thread costs more
 constexpr i64 kMostReach = 1 << 16;  // of the outputs of a task, along a row of inputs
 
-int useful_threads(const Layer& layer, const Call& call, int threads) {
+int useful_threads(const Layer& layer, const Call& call, const Team& team) {
   const double outputs = static_cast<double>(call.batch * layer.groups * call.out[0] * call.out[1] * call.out[2]);
-  return outputs * static_cast<double>(layer.taps()) < kSerialWork ? 1 : threads;
+  return team.share(outputs * static_cast<double>(layer.taps()) / kSerialWork);
 }
 
 template <typename T>
@@ -33,8 +33,8 @@ class ChannelwiseAdjoint final : public Way<T> {
     std::copy_n(w, layer.groups * layer.taps(), weights_.data());
   }
 
-  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override;
-  std::string why(const Call& call, int threads) const override;
+  void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override;
+  std::string why(const Call& call, const Team& team) const override;
   std::size_t size() const override { return weights_.size(); }
 
  private:
@@ -47,9 +47,9 @@ class ChannelwiseAdjoint final : public Way<T> {
 };
 
 template <typename T>
-void ChannelwiseAdjoint<T>::execute(const Call& call, int threads, const T* bias, const T* x, T* y) const {
+void ChannelwiseAdjoint<T>::execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const {
   const i64 lanes = kernels_->lanes, all_rows = call.out[0] * call.out[1], images = call.batch * layer_.groups;
-  threads = useful_threads(layer_, call, threads);
+  const int threads = useful_threads(layer_, call, team);
   const i64 reach = (kMostReach - layer_.kernel[2]) / layer_.stride[2] + 1;
   const i64 across = piece(call.out[2], std::min({call.out[2], kAcross, reach}));
   i64 down = piece(all_rows, std::clamp<i64>(kSums / (across * lanes), 1, all_rows));
@@ -98,9 +98,9 @@ void ChannelwiseAdjoint<T>::rows(const Call& call, i64 image, i64 first, i64 las
 }
 
 template <typename T>
-std::string ChannelwiseAdjoint<T>::why(const Call& call, int threads) const {
+std::string ChannelwiseAdjoint<T>::why(const Call& call, const Team& team) const {
   return "convolution: channels do not mix and kernels fill vectors, so lanes run along the kernel's rows; " +
-         say_threads(useful_threads(layer_, call, threads));
+         say_threads(useful_threads(layer_, call, team));
 }
 
 // The same for other kernels: lanes run along positions, whose inputs are split into planes.
@@ -111,17 +111,17 @@ class PlanesAdjoint final : public Way<T> {
       : layer_(layer), kernels_(kernels), weights_(w, w + layer.groups * layer.taps()) {}
 
   std::size_t size() const override { return weights_.size(); }
-  std::string why(const Call& call, int threads) const override {
+  std::string why(const Call& call, const Team& team) const override {
     return "convolution: channels do not mix, so lanes run along positions, from one row into the next; "
            "inputs are split by the residues of the strides; " +
-           say_threads(useful_threads(layer_, call, threads));
+           say_threads(useful_threads(layer_, call, team));
   }
 
-  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
+  void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override {
     const ChannelPlanes planes(layer_, call.out, call.in, call.lo, kernels_.lanes, sizeof(T));
     const i64 images = call.batch * layer_.groups, tiles = planes.tiles(), taps = layer_.taps();
     const i64 in = call.in[0] * call.in[1] * call.in[2], out = call.out[0] * call.out[1] * call.out[2];
-    threads = useful_threads(layer_, call, threads);
+    const int threads = useful_threads(layer_, call, team);
     // A task is some channels of a tile, which come from the same places.
     const i64 some = std::clamp<i64>(images * tiles / (i64{kTasks} * threads), 1, std::min(images, i64{kChannels}));
     const i64 parts = ceil_div(images, some);

@@ -51,7 +51,7 @@ struct FoldSchedule {
 // Nothing where an image would take longer than so many cycles, or its sums do not fit. Like the bits of a result, that
 // depends neither on the batch nor on the threads.
 std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
-                                      const Target& target, int threads,
+                                      const Target& target, const Team& team,
                                       double limit = std::numeric_limits<double>::infinity());
 
 // Whether outputs can be written channels last.

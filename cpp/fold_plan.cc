@@ -210,7 +210,7 @@ class FoldScheduler {
 }  // namespace
 
 std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
-                                      const Target& target, int threads, double limit) {
+                                      const Target& target, const Team& team, double limit) {
   if (call.batch == 0 || (layer.cols < kFewColumns && std::isfinite(limit))) return {};
   const std::optional<FoldLayout> layout = lay_out(layer, call);
   if (!layout) return {};
@@ -219,7 +219,7 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
   const double image = best->cycles(packing.units);
   if (image >= limit) return {};
   const double all = image * static_cast<double>(layer.groups * call.batch);
-  if (all < kSerialCycles) threads = 1;
+  const int threads = team.share(all / kSerialCycles);
   double least = best->share(threads);
   for (i64 images = 2; images <= call.batch && images * layout->s.image <= kTogether; images *= 2) {
     FoldScheduler more(layer, call, packing, target, *layout, piece(call.batch, images));

@@ -83,7 +83,7 @@ bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target
 // Nothing where an image would take longer than so many cycles. Like the bits of a result, that depends neither on the
 // batch nor on the threads.
 std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
-                                            const Target& target, int threads,
+                                            const Target& target, const Team& team,
                                             double limit = std::numeric_limits<double>::infinity());
 
 // Weights in the order in which they are read: [group][point][block of rows][tap][column][row]; for channels last

@@ -122,10 +122,10 @@ class MinimalAdjoint final : public Way<T> {
   }
   std::size_t size() const override { return weights_.size(); }
 
-  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
+  void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override {
     const i64 per_row = ceil_div(sets_[2], across_), parts = ceil_div(padded_, rows_);
     const std::vector<T> biases = whole_vectors(bias, layer_.groups, layer_.rows, padded_);
-    parallel_for(ceil_div(set_rows(), down_) * per_row * parts * layer_.groups, threads, [&](i64 task) {
+    parallel_for(ceil_div(set_rows(), down_) * per_row * parts * layer_.groups, team.threads, [&](i64 task) {
       const i64 part = task % parts, group = task / parts % layer_.groups, tile = task / (parts * layer_.groups);
       Tile t{tile / per_row * down_, 0, tile % per_row * across_, 0, group, part * rows_, 0};
       t.rows = std::min(down_, set_rows() - t.row);
@@ -135,14 +135,15 @@ class MinimalAdjoint final : public Way<T> {
     });
   }
 
-  std::string why(const Call&, int threads) const override {
+  std::string why(const Call&, const Team& team) const override {
     i64 direct = layer_.taps();
     for (i64 outputs : outputs_) direct *= outputs;
     return "convolution: minimal filtering because windows are narrow and the map is large: " +
            std::to_string(all_blocks_) + " products instead of " + std::to_string(direct) + " for " +
            std::to_string(outputs_[0]) + " x " + std::to_string(outputs_[1]) + " x " + std::to_string(outputs_[2]) +
            " outputs, lanes run along channels; a task computes " + std::to_string(across_ * down_) +
-           " sets of outputs of " + std::to_string(std::min(rows_, layer_.rows)) + " channels; " + say_threads(threads);
+           " sets of outputs of " + std::to_string(std::min(rows_, layer_.rows)) + " channels; " +
+           say_threads(team.threads);
   }
 
  private:

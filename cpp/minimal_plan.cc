@@ -124,8 +124,9 @@ SetAxis plan_sets(const Layer& layer, const Call& call, const MinimalAxis& axis,
 }
 
 std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call, const MinimalPacking& packing,
-                                            const Target& target, int threads, double limit) {
+                                            const Target& target, const Team& team, double limit) {
   if (limit < kSmall) return {};
+  const int threads = team.threads;
   MinimalSchedule s;
   const i64 lanes = target.lanes, bytes = target.number_bytes;
   double image = 1;

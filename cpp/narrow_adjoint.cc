@@ -56,14 +56,14 @@ class NarrowAdjoint final : public Way<T> {
   bool takes(const Call&) const override { return true; }
   std::size_t size() const override { return weights_.size(); }
 
-  std::string why(const Call& call, int threads) const override {
+  std::string why(const Call& call, const Team& team) const override {
     return "convolution of few channels: lanes run along output channels, terms along the kernel's rows, "
            "which are read as they lie; " +
-           say_threads(useful_threads(call, threads));
+           say_threads(useful_threads(call, team));
   }
 
-  void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const override {
-    threads = useful_threads(call, threads);
+  void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override {
+    const int threads = useful_threads(call, team);
     const Cut cut = cut_of(call, threads);
     const i64 per_row = ceil_div(call.out[2], cut.across), per_column = ceil_div(call.out[1], cut.down);
     const i64 parts = ceil_div(padded_, cut.wide);
@@ -97,11 +97,11 @@ class NarrowAdjoint final : public Way<T> {
     Size at;
   };
 
-  int useful_threads(const Call& call, int threads) const {
+  int useful_threads(const Call& call, const Team& team) const {
     const double outputs =
         static_cast<double>(call.batch * call.out[0]) * static_cast<double>(call.out[1] * call.out[2]);
-    return outputs * static_cast<double>(layer_.groups * padded_ * layer_.cols * layer_.taps()) < kSerialWork ? 1
-                                                                                                              : threads;
+    const double work = outputs * static_cast<double>(layer_.groups * padded_ * layer_.cols * layer_.taps());
+    return team.share(work / kSerialWork);
   }
 
   i64 extent(std::size_t a) const { return (layer_.kernel[a] - 1) * layer_.dilation[a] + 1; }

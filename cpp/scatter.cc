@@ -18,7 +18,7 @@ class Scatter final : public Way<T> {
     std::copy_n(w, weights_.size(), weights_.data());
   }
 
-  void execute(const Call& call, int, const T* bias, const T* x, T* y) const override {
+  void execute(const Call& call, const Team&, const T* bias, const T* x, T* y) const override {
     const Size &in = call.in, &out = call.out;
     const i64 in_plane = in[0] * in[1] * in[2], out_plane = out[0] * out[1] * out[2];
     for (i64 n = 0; n < call.batch; ++n)
@@ -46,7 +46,9 @@ class Scatter final : public Way<T> {
         }
       }
   }
-  std::string why(const Call&, int) const override { return "strides too large for phases: stamped input by input"; }
+  std::string why(const Call&, const Team&) const override {
+    return "strides too large for phases: stamped input by input";
+  }
   std::size_t size() const override { return weights_.size(); }
 
  private:

@@ -103,8 +103,8 @@ class RowLines {
 
 class Scheduler {
  public:
-  Scheduler(const Layer& layer, const Call& call, const Packing& packing, const Target& target, int threads)
-      : layer_(layer), call_(call), packing_(packing), target_(target), lanes_(target.lanes), threads_(threads) {}
+  Scheduler(const Layer& layer, const Call& call, const Packing& packing, const Target& target, const Team& team)
+      : layer_(layer), call_(call), packing_(packing), target_(target), lanes_(target.lanes), team_(team) {}
 
   Schedule build() {
     lay_out_axes();
@@ -120,7 +120,8 @@ class Scheduler {
       s_.cycles = s_.channel_lanes->cycles;
       if (call_.reads_last)
         s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, 0, target_);
-      if (s_.channel_lanes->cycles * static_cast<double>(layer_.groups) > kSerialCycles) s_.threads = threads_;
+      const double all = s_.channel_lanes->cycles * static_cast<double>(layer_.groups);
+      s_.threads = std::max(s_.threads, team_.share(all / kSerialCycles));
       s_.why = explain_channel_lanes(layer_, target_, s_);
     } else {
       s_.channel_lanes.reset();
@@ -198,7 +199,7 @@ class Scheduler {
     const double places = static_cast<double>(offsets_.size()) * kCopy / kProduct;
     const double work = static_cast<double>(s_.positions * layer_.groups * layer_.cols) *
                         (static_cast<double>(layer_.rows * layer_.taps()) + places);
-    s_.threads = work < kSerialWork ? 1 : threads_;
+    s_.threads = team_.share(work / kSerialWork);
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =
         packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
@@ -379,7 +380,7 @@ class Scheduler {
   const Packing& packing_;
   const Target& target_;
   const i64 lanes_;
-  const int threads_;
+  const Team team_;
   Schedule s_;
   std::vector<Size> offsets_;
   i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;
@@ -419,8 +420,8 @@ Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, i64 sums,
 }
 
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
-                       int threads) {
-  return Scheduler(layer, call, packing, target, threads).build();
+                       const Team& team) {
+  return Scheduler(layer, call, packing, target, team).build();
 }
 
 }  // namespace upscore

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plan.h"
+#include "threads.h"
 
 namespace upscore {
 
@@ -119,6 +120,7 @@ struct Schedule {
   std::string why;
 };
 
-Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target, int threads);
+Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
+                       const Team& team);
 
 }  // namespace upscore

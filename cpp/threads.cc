@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -16,16 +17,26 @@
 namespace upscore {
 namespace {
 
+// That this process may use; asked once, by a thread that is not a worker.
 int usable_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-  const unsigned n = std::thread::hardware_concurrency();
-  return n ? static_cast<int>(n) : 1;
+  static const int cores = [] {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    const unsigned n = std::thread::hardware_concurrency();
+    return n ? static_cast<int>(n) : 1;
+  }();
+  return cores;
 }
 
 std::atomic<int> wanted{0};
 
 constexpr int kLooks = 1000;  // some tens of microseconds
+
+// How long a worker looks for the next call before it sleeps, and how long after a call others can count on that.
+constexpr std::chrono::microseconds kAwake{200}, kRelied{150};
+std::atomic<std::chrono::steady_clock::rep> ended{0};  // the last call
+
+constexpr int kGlances = 32;  // between two looks at the clock
 
 constexpr i64 kRuns = 4;  // of tasks for each thread, if all were as long as the next one
 
@@ -73,6 +84,7 @@ class Pool {
  public:
   void run(Job& job, int helpers) {
     std::lock_guard<std::mutex> turn(turn_);
+    bool asleep;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(workers_.size()) < helpers) {
@@ -85,9 +97,10 @@ class Pool {
       leave_the_core_to_the_caller();
       job_ = &job;
       helpers_ = helpers;
-      ++round_;
+      round_.fetch_add(1, std::memory_order_release);
+      asleep = asleep_ > 0;
     }
-    wake_.notify_all();
+    if (asleep) wake_.notify_all();
     job.take();
     // The helpers are about to finish too: looking a moment is quicker than to sleep and be woken.
     for (int i = 0; i < kLooks && running_.load(std::memory_order_acquire) != 0; ++i) relax();
@@ -109,12 +122,28 @@ class Pool {
     for (const pthread_t worker : workers_) pthread_setaffinity_np(worker, sizeof cores, &cores);
   }
 
+  // Until there is a call after the one seen last, or a while has passed.
+  void look(std::uint64_t seen) const {
+    const auto until = std::chrono::steady_clock::now() + kAwake;
+    do {
+      for (int i = 0; i < kGlances; ++i) {
+        if (round_.load(std::memory_order_acquire) != seen) return;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < until);
+  }
+
   void work(int id) {
     std::uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return round_ != seen; });
-      seen = round_;
+      lock.unlock();
+      if (id < cores_ - 1) look(seen);
+      lock.lock();
+      ++asleep_;
+      wake_.wait(lock, [&] { return round_.load(std::memory_order_relaxed) != seen; });
+      --asleep_;
+      seen = round_.load(std::memory_order_relaxed);
       if (id >= helpers_ || !job_) continue;
       running_.fetch_add(1, std::memory_order_relaxed);
       Job* const job = job_;
@@ -131,8 +160,9 @@ class Pool {
   int avoided_ = -1;  // the core that no worker may use
   Job* job_ = nullptr;
   std::atomic<int> running_{0};
-  int helpers_ = 0;
-  std::uint64_t round_ = 0;
+  const int cores_ = usable_cores();
+  int helpers_ = 0, asleep_ = 0;
+  std::atomic<std::uint64_t> round_{0};
 };
 
 // GOMP_parallel of an OpenMP runtime (GCC's, LLVM's and Intel's have it): fn(data) in each of a team of threads.
@@ -195,9 +225,17 @@ std::string say_threads(int count) { return std::to_string(count) + (count == 1 
 
 int thread_count() {
   const int n = wanted.load(std::memory_order_relaxed);
-  static const int cores = usable_cores();
-  return n > 0 ? n : cores;
+  return n > 0 ? n : usable_cores();
 }
+
+Team team_of(int threads) {
+  if (threads <= 1) return {};
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const std::chrono::steady_clock::duration last{ended.load(std::memory_order_relaxed)};
+  return {threads, threads <= usable_cores() && now - last < kRelied};
+}
+
+void end_call() { ended.store(std::chrono::steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
 
 void set_thread_count(int count) { wanted.store(count, std::memory_order_relaxed); }
 

@@ -13,6 +13,23 @@ void set_thread_count(int count);
 // "1 thread", "2 threads".
 std::string say_threads(int count);
 
+// The threads of a call. Where the last one ended a moment ago they still look for work, and even a short call is worth
+// sharing.
+struct Team {
+  int threads = 1;
+  bool awake = false;
+
+  // All of them, or one where there is less work than it takes to share it; 1 is what sleeping threads are worth.
+  int share(double work) const {
+    constexpr double kAwake = 1 / 15.0;
+    return work < (awake ? kAwake : 1) ? 1 : threads;
+  }
+  bool operator==(const Team&) const = default;
+};
+Team team_of(int threads);
+// A call has ended.
+void end_call();
+
 // What a call takes whose tasks are alike, in times of a task: threads do not begin together.
 inline double turns(i64 tasks, i64 threads) {
   constexpr double kLate = 0.15;

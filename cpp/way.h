@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "geometry.h"
+#include "threads.h"
 
 namespace upscore {
 
@@ -16,8 +17,8 @@ class Way {
   // Whether it can be called so: any call channels first, unless it says otherwise.
   virtual bool takes(const Call& call) const { return !call.reads_last && !call.writes_last; }
   // y (batch, groups*rows, *out) = layer(x (batch, groups*cols, *in)) + bias (groups*rows, or null).
-  virtual void execute(const Call& call, int threads, const T* bias, const T* x, T* y) const = 0;
-  virtual std::string why(const Call& call, int threads) const = 0;
+  virtual void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const = 0;
+  virtual std::string why(const Call& call, const Team& team) const = 0;
   virtual std::size_t size() const = 0;  // of the packed weights, in numbers
 };
 

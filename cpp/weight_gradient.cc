@@ -25,7 +25,7 @@ constexpr double kFilteredCycles = 1e6;  // below which finding out about minima
 }  // namespace
 
 template <typename T>
-void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, int threads,
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
                      const T* x, const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
   std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
@@ -40,7 +40,7 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
   const i64 slices = std::max<i64>(1, std::min({ceil_div(kTasks, way->tasks), affordable, way->tiles}));
-  if (way->cost * positions < kSerialCycles) threads = 1;
+  const int threads = team.share(way->cost * positions / kSerialCycles);
   Buffer<T> partial;
   if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));
   parallel_for(way->tasks * slices, threads, [&](i64 task) {
@@ -57,9 +57,9 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   });
 }
 
-template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, Method, int, const float*,
-                                     const float*, float*);
-template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, Method, int, const double*,
-                                      const double*, double*);
+template void weight_gradient<float>(const Layer&, const Call&, const Kernels<float>&, Method, const Team&,
+                                     const float*, const float*, float*);
+template void weight_gradient<double>(const Layer&, const Call&, const Kernels<double>&, Method, const Team&,
+                                      const double*, const double*, double*);
 
 }  // namespace upscore

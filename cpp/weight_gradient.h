@@ -10,7 +10,7 @@ namespace upscore {
 // gradient grad_y (batch, groups*rows, *out). Overwrites grad_w. The cut into tasks, tiles and slices depends
 // on the sizes alone, so the order of additions, and with it the bits, does not depend on the threads.
 template <typename T>
-void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, int threads,
+void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
                      const T* x, const T* grad_y, T* grad_w);
 
 // One way to compute it: `tasks` independent parts of grad_w, each a sum over `tiles` of positions.
