@@ -39,51 +39,82 @@ class Execution {
   }
 
   void run() {
+    if (s_.in_turn) return run_in_turn();
     const i64 parts = ceil_div(packing_.units, s_.units);
     parallel_for(ceil_div(call_.batch, s_.images) * layer_.groups * parts, s_.threads, [&](i64 task) {
-      const i64 unit = task % parts * s_.units, image = task / parts / layer_.groups * s_.images;
-      compute({image, std::min(s_.images, call_.batch - image), task / parts % layer_.groups, unit,
-               std::min(s_.units, packing_.units - unit), nullptr, nullptr, nullptr, nullptr});
+      const i64 image = task / parts / layer_.groups * s_.images, unit = task % parts * s_.units;
+      const i64 units = std::min(s_.units, packing_.units - unit), first = unit * packing_.channels;
+      const Part part{image,
+                      std::min(s_.images, call_.batch - image),
+                      task / parts % layer_.groups,
+                      first,
+                      std::min(units * packing_.channels, layer_.rows - first),
+                      0,
+                      strips()};
+      const i64 before = s_.panel + s_.products, of_rows = s_.together * lanes_ * s_.row;
+      T* const memory = scratch<T>(static_cast<std::size_t>(before + of_rows + sums_size(part) + s_.writing.staging));
+      T *const rows = memory + before, *const sums = rows + of_rows;
+      const i64 end = (unit + units) * packing_.vectors;
+      for (i64 v = unit * packing_.vectors; v < end; v += s_.together) {
+        const i64 here = std::min(s_.together, end - v);
+        compute(part, memory, v, here, rows);
+        add(part, rows, v * lanes_, (v + here) * lanes_, sums);
+      }
+      write(part, sums);
     });
   }
 
  private:
+  // Channels and strips of some images.
   struct Part {
-    i64 image, images, group, unit, units;
-    T *panel, *products, *rows, *sums;
+    i64 image, images, group, channel, channels, strip, strips;
   };
+
+  i64 strips() const { return s_.axis[0].out_step * s_.axis[1].out_step; }
+  i64 sums_size(const Part& part) const {
+    return part.channels * part.strips * s_.axis[2].out_step * s_.width + kSlack;
+  }
+  void run_in_turn() {
+    Buffer<T> rows;
+    rows.allocate(static_cast<std::size_t>(s_.together * lanes_ * s_.row));
+    const Part all{0, 1, 0, 0, layer_.rows, 0, strips()};
+    parallel_for(ceil_div(s_.together, s_.share), s_.threads, [&](i64 task) {
+      const i64 first = task * s_.share;
+      T* const memory = scratch<T>(static_cast<std::size_t>(s_.panel + s_.products));
+      compute(all, memory, first, std::min(s_.share, s_.together - first), rows.data() + first * lanes_ * s_.row);
+    });
+    const i64 bands = ceil_div(strips(), s_.strips);
+    parallel_for(ceil_div(layer_.rows, s_.channels) * bands, s_.threads, [&](i64 task) {
+      Part part = all;
+      part.strip = task % bands * s_.strips;
+      part.strips = std::min(s_.strips, strips() - part.strip);
+      part.channel = task / bands * s_.channels;
+      part.channels = std::min(s_.channels, layer_.rows - part.channel);
+      T* const sums = scratch<T>(static_cast<std::size_t>(sums_size(part) + s_.writing.staging));
+      add(part, rows.data(), 0, s_.together * lanes_, sums);
+      write(part, sums);
+    });
+  }
+
   // Inputs that are multiplied together: so many of the images' from the first on, its place, and where their places
   // end, zeros included.
   struct Inputs {
     i64 first, count, place, end;
   };
 
-  i64 first_channel(const Part& part) const { return part.unit * packing_.channels; }
-  i64 channels(const Part& part) const {
-    return std::min(part.units * packing_.channels, layer_.rows - first_channel(part));
-  }
   // Of a row of inputs.
   i64 place_of(i64 row) const {
     const i64 high = call_.in[1], deep = call_.in[0];
     return row / (high * deep) * s_.image + row / high % deep * s_.pitch[0] + row % high * s_.pitch[1];
   }
 
-  void compute(Part part) const {
-    const i64 rows = s_.together * lanes_ * s_.row, sums = channels(part) * phases_ * s_.width + kSlack;
-    part.panel = scratch<T>(static_cast<std::size_t>(s_.panel + s_.products + rows + sums + s_.writing.staging));
-    part.products = part.panel + s_.panel;
-    part.rows = part.products + s_.products;
-    part.sums = part.rows + rows;
-    for (i64 r = 0; r < s_.together * lanes_; ++r) std::fill_n(part.rows + r * s_.row, s_.before, T(0));
-    const i64 vectors = part.units * packing_.vectors;
-    for (i64 v = 0; v < vectors; v += s_.together) {
-      const i64 here = std::min(s_.together, vectors - v);
-      each_inputs(part, [&](const Inputs& inputs) { multiply(part, inputs, v, here); });
-      const i64 behind = s_.before + (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0];
-      for (i64 r = 0; r < here * lanes_; ++r) std::fill_n(part.rows + r * s_.row + behind, s_.row - behind, T(0));
-      add(part, v * lanes_, (v + here) * lanes_);
-    }
-    write(part, part.sums + sums);
+  // rows[row][before + place] for so many vectors of rows of the group, with zeros around them.
+  void compute(const Part& part, T* memory, i64 first, i64 count, T* rows) const {
+    const i64 behind = s_.before + (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0];
+    for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row, s_.before, T(0));
+    each_inputs(part,
+                [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
+    for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row + behind, s_.row - behind, T(0));
   }
 
   template <typename Visit>
@@ -101,28 +132,26 @@ class Execution {
       }
   }
 
-  // rows[row][before + place] for so many vectors of them, from one on.
-  void multiply(const Part& part, const Inputs& inputs, i64 first, i64 count) const {
+  void multiply(const Part& part, const Inputs& inputs, T* panel, T* products, i64 first, i64 count, T* rows) const {
     thread_local std::vector<i64> offsets;  // of the products of each input
     const i64 pitch = (s_.vectors + 1) * lanes_, columns = layer_.groups * layer_.cols;
     offsets.clear();
     i64 place = inputs.place;  // up to which there are products, or zeros
     for (i64 i = inputs.first; i < inputs.first + inputs.count; ++i) {
       const i64 here = place_of(i / call_.in[2]) + i % call_.in[2];
-      std::fill(part.products + (place - inputs.place) * pitch, part.products + (here - inputs.place) * pitch, T(0));
+      std::fill(products + (place - inputs.place) * pitch, products + (here - inputs.place) * pitch, T(0));
       offsets.push_back((here - inputs.place) * pitch);
       place = here + 1;
     }
-    std::fill(part.products + (place - inputs.place) * pitch, part.products + (inputs.end - inputs.place) * pitch,
-              T(0));
+    std::fill(products + (place - inputs.place) * pitch, products + (inputs.end - inputs.place) * pitch, T(0));
 
     const i64 first_column = part.group * layer_.cols;
     const T* x = call_.reads_last ? x_ + (part.image * plane_ + inputs.first) * columns + first_column
                                   : x_ + (part.image * columns + first_column) * plane_;
     i64 column_pitch = call_.reads_last ? 1 : plane_;
     if (!s_.in_place) {
-      copy(inputs, x, part.panel);
-      x = part.panel;
+      copy(inputs, x, panel);
+      x = panel;
       column_pitch = inputs.count;
     } else if (!call_.reads_last) {
       x += inputs.first;
@@ -136,15 +165,15 @@ class Execution {
     p.x_stride = column_pitch;
     p.x_pitch = columns;
     p.taps = 1;
-    p.c = part.products;
-    const i64 of_group = part.group * packing_.units * packing_.vectors + part.unit * packing_.vectors + first;
-    for (i64 v = 0; v < count; v += s_.vectors) {
-      const i64 vectors = std::min(s_.vectors, count - v);
+    p.c = products;
+    const T* const weights = packed_ + (part.group * packing_.units * packing_.vectors + first) * layer_.cols * lanes_;
+    for (i64 v = 0, most_vectors = piece(count, s_.vectors); v < count; v += most_vectors) {
+      const i64 vectors = std::min(most_vectors, count - v);
       for (i64 column = 0; column < layer_.cols; column += Limits::terms) {
         p.columns = std::min(Limits::terms, layer_.cols - column);
-        p.w = packed_ + (of_group + v) * layer_.cols * lanes_ + column * lanes_;
+        p.w = weights + (v * layer_.cols + column) * lanes_;
         p.accumulate = column > 0;
-        const i64 most = piece(inputs.count, s_.positions);
+        const i64 most = piece(inputs.count, std::min<i64>(kMaxPositions, kernels_.registers / vectors));
         for (i64 i = 0; i < inputs.count; i += most) {
           const i64 here = std::min(most, inputs.count - i);
           from = x + column * column_pitch + i * (call_.reads_last ? columns : 1);
@@ -153,9 +182,8 @@ class Execution {
         }
       }
       // Whole vectors of places: those behind the last are written again.
-      turn_outputs(kernels_, part.products, part.products + s_.products, pitch,
-                   round_up(inputs.end - inputs.place, lanes_), vectors * lanes_,
-                   part.rows + v * lanes_ * s_.row + s_.before + inputs.place, s_.row);
+      turn_outputs(kernels_, products, products + s_.products, pitch, round_up(inputs.end - inputs.place, lanes_),
+                   vectors * lanes_, rows + v * lanes_ * s_.row + s_.before + inputs.place, s_.row);
     }
   }
 
@@ -173,34 +201,37 @@ class Execution {
                        static_cast<i64>(runs.size()), inputs.count, panel);
   }
 
-  // Where a phase of a channel of the part is summed.
-  T* sums_of(const Part& part, i64 channel, i64 phase) const {
-    return part.sums + (call_.writes_last ? phase * layer_.rows + channel : channel * phases_ + phase) * s_.width;
+  // Where a phase of one of the part's channels is summed.
+  i64 sum_of(const Part& part, i64 channel, i64 phase) const {
+    const i64 first = part.strip * s_.axis[2].out_step, phases = part.strips * s_.axis[2].out_step;
+    return (call_.writes_last ? (phase - first) * part.channels + channel : channel * phases + phase - first) *
+           s_.width;
   }
 
-  // Adds the rows [first, last) of the part to the sums, those of a phase in the order of their taps.
-  void add(const Part& part, i64 first, i64 last) const {
-    const i64 taps = layer_.taps();
-    std::vector<const T*> rows;
-    for (i64 channel = 0; channel < channels(part); ++channel) {
-      const i64 begin = channel / packing_.channels * packing_.vectors * lanes_ + channel % packing_.channels * taps;
-      const i64 from = std::clamp<i64>(first - begin, 0, taps), to = std::clamp<i64>(last - begin, 0, taps);
-      if (from == to) continue;
-      for (i64 phase = 0; phase < phases_; ++phase) {
-        const std::vector<i64>& all = taps_of_[static_cast<std::size_t>(phase)];
-        const auto here = std::lower_bound(all.begin(), all.end(), from), end = std::lower_bound(here, all.end(), to);
-        const bool begun = from > 0 && (all.empty() || here != all.begin());
-        if (here == end && (begun || !all.empty())) continue;
-        rows.clear();
-        for (auto tap = here; tap != end; ++tap)
-          rows.push_back(part.rows + (begin + *tap - first) * s_.row + s_.before +
-                         s_.taps[static_cast<std::size_t>(*tap)].shift);
-        kernels_.add_rows(rows.data(), static_cast<i64>(rows.size()), s_.width, begun, sums_of(part, channel, phase));
+  // Adds the rows [first, last) of the group to the sums, those of a phase in the order of their taps.
+  void add(const Part& part, const T* rows, i64 first, i64 last, T* sums) const {
+    thread_local std::vector<const T*> here;
+    const i64 step = s_.axis[2].out_step, unit_rows = packing_.vectors * lanes_;
+    for (i64 channel = 0; channel < part.channels; ++channel) {
+      const i64 of_group = part.channel + channel, unit = of_group / packing_.channels * unit_rows;
+      if (unit >= last || unit + unit_rows <= first) continue;
+      const i64 begin = unit + of_group % packing_.channels * layer_.taps();
+      for (i64 phase = part.strip * step; phase < (part.strip + part.strips) * step; ++phase) {
+        const std::vector<i64>& taps = taps_of_[static_cast<std::size_t>(phase)];
+        here.clear();
+        for (const i64 tap : taps)
+          if (const i64 row = begin + tap; row >= first && row < last)
+            here.push_back(rows + (row - first) * s_.row + s_.before + s_.taps[static_cast<std::size_t>(tap)].shift);
+        // Without taps there are zeros; what is there comes from rows before these.
+        const bool none = taps.empty() && begin >= first;
+        if (here.empty() && !none) continue;
+        kernels_.add_rows(here.data(), static_cast<i64>(here.size()), s_.width, !none && begin + taps[0] < first,
+                          sums + sum_of(part, channel, phase));
       }
     }
   }
 
-  void write(const Part& part, T* staging) const {
+  void write(const Part& part, T* sums) const {
     const AxisPlan* axis = s_.axis;
     thread_local std::vector<Segment> segments;
     segments.clear();
@@ -209,12 +240,14 @@ class Execution {
         for (i64 y = 0; y < axis[1].positions; ++y)
           segments.push_back(
               {part.image + image, {z, y, 0}, axis[2].positions, image * s_.image + z * s_.pitch[0] + y * s_.pitch[1]});
-    const Writer<T> writer(kernels_, s_.writing, axis, segments, 0, axis[0].out_step * axis[1].out_step, s_.width,
-                           layer_.groups * layer_.rows * out_plane_, staging, call_.writes_last ? layer_.rows : 1);
-    if (call_.writes_last) return writer.write(part.sums, biases_.data(), 1, y_);
-    for (i64 c = 0; c < channels(part); ++c) {
-      const i64 channel = part.group * layer_.rows + first_channel(part) + c;
-      writer.write(sums_of(part, c, 0), bias_ ? bias_ + channel : nullptr, 0, y_ + channel * out_plane_);
+    const Writer<T> writer(kernels_, s_.writing, axis, segments, part.strip, part.strips, s_.width,
+                           layer_.groups * layer_.rows * out_plane_, sums + sums_size(part),
+                           call_.writes_last ? layer_.rows : 1);
+    if (call_.writes_last) return writer.write(sums, biases_.data(), 1, y_);
+    for (i64 c = 0; c < part.channels; ++c) {
+      const i64 channel = part.group * layer_.rows + part.channel + c;
+      writer.write(sums + sum_of(part, c, part.strip * axis[2].out_step), bias_ ? bias_ + channel : nullptr, 0,
+                   y_ + channel * out_plane_);
     }
   }
 

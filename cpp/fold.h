@@ -38,6 +38,10 @@ struct FoldSchedule {
   i64 width = 0;            // places of a phase of the output
   i64 units = 1;            // of a task
   i64 together = 1;         // vectors of rows that are folded together
+  // Of a single image: all rows are computed first, so many vectors by a task, then all are folded, so many channels
+  // and strips (phases of the leading axes) by a task.
+  bool in_turn = false;
+  i64 share = 1, channels = 1, strips = 1;
   i64 vectors = 1, positions = 1;  // of a register tile
   i64 rows = 1, across = 1;        // inputs that are multiplied together: so many rows of all images, of each so many
   bool in_place = false;           // inputs are not copied first

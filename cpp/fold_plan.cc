@@ -10,7 +10,9 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostTaps = 4096;
-constexpr i64 kMostPlaces = 1 << 18;      // of an image, with the zeros between rows
+constexpr i64 kMostPlaces = 1 << 18;   // of an image, with the zeros between rows
+constexpr i64 kAllRowBytes = 2 << 20;  // of all rows of an image that threads share
+constexpr i64 kPartsOfThread = 2;
 constexpr i64 kTogether = 512;            // places of images that are computed together
 constexpr i64 kFewColumns = 8;            // input channels of a group whose sums are not worth to be put down
 constexpr i64 kMostColumns = 4096;        // input channels of a group
@@ -35,6 +37,7 @@ constexpr double kCopy = 4;       // a vector into a panel
 constexpr double kBegin = 7;      // a row of them
 constexpr double kPiece = 8;      // a row of outputs
 constexpr double kTask = 500;
+constexpr double kSecond = 2500;  // for threads to meet once more
 
 }  // namespace
 
@@ -158,10 +161,10 @@ class FoldScheduler {
     return all;
   }
 
-  // The fastest count of units for a task, and how long a call takes.
+  // The fastest count of units for a task, or one image by all threads in turn, and how long a call takes.
   double share(int threads) {
     double least = 0;
-    const i64 most = std::clamp<i64>(kSumBytes / unit_sums_, 1, packing_.units);
+    const i64 most = std::clamp<i64>(kSumBytes / unit_sums_, 1, packing_.units), fit = most * packing_.channels;
     for (i64 units = call_.writes_last ? packing_.units : most; units >= 1; --units) {
       const i64 tasks = ceil_div(packing_.units, units) * layer_.groups * ceil_div(call_.batch, s_.images);
       const double time = turns(tasks, threads) * cycles(units);
@@ -171,7 +174,20 @@ class FoldScheduler {
       }
       if (call_.writes_last) break;
     }
-    return least;
+    if (threads == 1 || layer_.groups * call_.batch > 1) return least;
+    const i64 vectors = packing_.units * packing_.vectors;
+    // Every share of the rows copies the inputs.
+    const i64 share = ceil_div(vectors, s_.in_place ? kPartsOfThread * threads : threads);
+    const double part = turns(ceil_div(vectors, share), threads) * static_cast<double>(share);
+    const double time = cycles(packing_.units) * part / static_cast<double>(vectors) + kSecond;
+    if (vectors * target_.lanes * s_.row * target_.number_bytes > kAllRowBytes || time >= least) return least;
+    s_.in_turn = true;
+    s_.together = vectors;
+    s_.share = share;
+    const i64 strips = layer_.stride[0] * layer_.stride[1], wanted = kPartsOfThread * threads;
+    s_.channels = call_.writes_last ? layer_.rows : std::min(ceil_div(layer_.rows, wanted), fit);
+    s_.strips = ceil_div(strips, std::min(strips, ceil_div(wanted, ceil_div(layer_.rows, s_.channels))));
+    return time;
   }
 
   FoldSchedule finish(int threads) {
@@ -188,10 +204,13 @@ class FoldScheduler {
     std::ostringstream why;
     why << "transposed convolution: " << layer_.taps() << (layer_.taps() == 1 ? " tap" : " taps")
         << ", folded because the map is small or outputs are few: lanes run along the taps of output channels, what "
-        << "an input adds through each of them is computed first, and added where it overlaps; a task computes "
-        << std::min(s_.units * packing_.channels, layer_.rows) << " of " << layer_.rows
-        << (layer_.rows == 1 ? " channel of " : " channels of ") << images << (images == 1 ? " image; " : " images; ")
-        << say_threads(threads);
+        << "an input adds through each of them is computed first, and added where it overlaps; ";
+    if (s_.in_turn)
+      why << "all threads compute " << s_.share << " of " << s_.together << " vectors of taps at a time, then fold";
+    else
+      why << "a task computes " << std::min(s_.units * packing_.channels, layer_.rows) << " of " << layer_.rows
+          << (layer_.rows == 1 ? " channel of " : " channels of ") << images << (images == 1 ? " image" : " images");
+    why << "; " << say_threads(threads);
     s_.why = why.str();
     return std::move(s_);
   }
