@@ -314,8 +314,8 @@ class Plan {
         limit = minimal->cycles;
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
       }
-    if (fold_packing_)
-      if (auto fold = plan_fold(layer_, call, *fold_packing_, target_, team, limit))
+    if (fold_packing_ && (method_ == Method::kFolded || worth_folding(layer_, call, *fold_packing_, target_, limit)))
+      if (auto fold = plan_fold(layer_, call, *fold_packing_, target_, team))
         return {nullptr, nullptr, std::make_shared<const FoldSchedule>(std::move(*fold))};
     return plan;
   }

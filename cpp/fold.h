@@ -4,7 +4,6 @@
 // channels and small maps.
 #pragma once
 
-#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,15 +47,18 @@ struct FoldSchedule {
   i64 panel = 0, products = 0;     // scratch, in numbers
   Writing writing;
   int threads = 1;
-  double cycles = 0;  // that an image should take, of one thread
+  double cycles = 0;  // of a group, that it should take
   std::string why;
 };
 
-// Nothing where an image would take longer than so many cycles, or its sums do not fit. Like the bits of a result, that
-// depends neither on the batch nor on the threads.
+// Nothing where an image's sums do not fit.
 std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
-                                      const Target& target, const Team& team,
-                                      double limit = std::numeric_limits<double>::infinity());
+                                      const Target& target, const Team& team);
+
+// Whether it takes less than so many cycles for an image and one thread; of small images, for one and for several in
+// the mean. Like the bits of a result, that depends neither on the batch nor on the threads.
+bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
+                   double limit);
 
 // Whether outputs can be written channels last.
 bool writes_last(const Layer& layer, const FoldPacking& packing, const FoldSchedule& schedule, const Target& target);

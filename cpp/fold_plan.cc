@@ -13,6 +13,7 @@ constexpr i64 kMostTaps = 4096;
 constexpr i64 kMostPlaces = 1 << 18;   // of an image, with the zeros between rows
 constexpr i64 kAllRowBytes = 2 << 20;  // of all rows of an image that threads share
 constexpr i64 kPartsOfThread = 2;
+constexpr i64 kSeveral = 8;               // small images, for which it is to be worth as well
 constexpr i64 kTogether = 512;            // places of images that are computed together
 constexpr i64 kFewColumns = 8;            // input channels of a group whose sums are not worth to be put down
 constexpr i64 kMostColumns = 4096;        // input channels of a group
@@ -229,15 +230,13 @@ class FoldScheduler {
 }  // namespace
 
 std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
-                                      const Target& target, const Team& team, double limit) {
-  if (call.batch == 0 || (layer.cols < kFewColumns && std::isfinite(limit))) return {};
+                                      const Target& target, const Team& team) {
+  if (call.batch == 0) return {};
   const std::optional<FoldLayout> layout = lay_out(layer, call);
   if (!layout) return {};
   std::optional<FoldScheduler> best(std::in_place, layer, call, packing, target, *layout, 1);
   if (!best->fits()) return {};
-  const double image = best->cycles(packing.units);
-  if (image >= limit) return {};
-  const double all = image * static_cast<double>(layer.groups * call.batch);
+  const double all = best->cycles(packing.units) * static_cast<double>(layer.groups * call.batch);
   const int threads = team.share(all / kSerialCycles);
   double least = best->share(threads);
   for (i64 images = 2; images <= call.batch && images * layout->s.image <= kTogether; images *= 2) {
@@ -249,8 +248,21 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
     best.emplace(std::move(more));
   }
   FoldSchedule s = best->finish(threads);
-  s.cycles = image;
+  s.cycles = least / static_cast<double>(layer.groups);
   return s;
+}
+
+bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
+                   double limit) {
+  if (layer.cols < kFewColumns) return false;
+  Call some{1, call.in, call.out, call.lo};
+  const std::optional<FoldSchedule> image = plan_fold(layer, some, packing, target, {});
+  if (!image) return false;
+  if (call.in[0] * call.in[1] * call.in[2] > kInPlace) return image->cycles < limit;
+  some.batch = kSeveral;
+  const Packing direct = plan_packing(layer, target, Order::kAny);
+  return image->cycles * plan_fold(layer, some, packing, target, {})->cycles <
+         limit * plan_schedule(layer, some, direct, target, {}).cycles;
 }
 
 bool writes_last(const Layer& layer, const FoldPacking& packing, const FoldSchedule& schedule, const Target& target) {
