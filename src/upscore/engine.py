@@ -101,7 +101,9 @@ class Packed:
         lead = geometry.rank - NATIVE_RANK
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
         self._bias, self._last = bias, last
+        # What was found out about the last call, for the next one is often like it.
         self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
+        self._known_last: tuple[tuple[Any, ...] | None, list[int], bool, bool] = None, [], False, False
         if lead <= 0:
             lo = _three(tuple(before for before, _ in geometry.crop), 0)
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
@@ -148,10 +150,14 @@ class Packed:
         Where the engine has no way to read or write channels last, arrays are turned before or after.
         """
         threads = threads or _engine.thread_count()
-        reads = writes = False
-        if geometry.rank <= NATIVE_RANK:
-            lo = self._check(geometry, size if self.adjoint else x.shape[1:-1])
-            reads, writes = self._plan.channels_last(x.shape[0], *self._sizes(x.shape[1:-1], size), lo, threads)
+        known, lo, reads, writes = self._known_last
+        question = geometry, x.shape, size, threads
+        if known != question:
+            lo, reads, writes = [], False, False
+            if geometry.rank <= NATIVE_RANK:
+                lo = self._check(geometry, size if self.adjoint else x.shape[1:-1])
+                reads, writes = self._plan.channels_last(x.shape[0], *self._sizes(x.shape[1:-1], size), lo, threads)
+            self._known_last = question, lo, reads, writes
         if not (reads or writes):
             return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)
         x = x if reads else channels_first(x, threads)

@@ -28,6 +28,7 @@ __all__ = [
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_FROM_LAST = {rank: (0, rank - 1, *range(1, rank - 1)) for rank in CHANNELS_LAST}
 
 
 def is_native(x: Tensor) -> bool:
@@ -65,6 +66,8 @@ def is_transformed() -> bool:
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:
     """The format of a result, as torch chooses it: channels last when any argument is."""
+    if all(t.is_contiguous() for t in tensors):
+        return torch.contiguous_format
     last = CHANNELS_LAST.get(tensors[0].dim())
     if last is not None and any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors):
         return last
@@ -85,7 +88,7 @@ def _run(packed: engine.Packed, x: Tensor, w: Tensor, geometry: Geometry, size: 
 
 def _from_last(numbers: engine.Array) -> Tensor:
     """(N, *spatial, C) as a tensor (N, C, *spatial)."""
-    return torch.from_numpy(numbers.transpose(0, -1, *range(1, numbers.ndim - 1)))
+    return torch.from_numpy(numbers.transpose(_FROM_LAST[numbers.ndim]))
 
 
 def conv_transpose(

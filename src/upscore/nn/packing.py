@@ -32,6 +32,7 @@ _SAMPLE_ALL = 4096
 _SAMPLES = 128
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_TO_LAST = {rank: (0, *range(2, rank), 1) for rank in CHANNELS_LAST}
 
 Form = Callable[[Array], Array]
 _Key = tuple[tuple[int, ...], tuple[int, ...], int, str, Form | None, bool]
@@ -116,8 +117,10 @@ def can_keep(w: Tensor) -> bool:
 
 def _is_whole(t: Tensor) -> bool:
     """Whether the numbers lie in memory without holes, channels first or last."""
+    if t.is_contiguous():
+        return True
     last = CHANNELS_LAST.get(t.dim())
-    return t.is_contiguous() or (last is not None and t.is_contiguous(memory_format=last))
+    return last is not None and t.is_contiguous(memory_format=last)
 
 
 def _drop(number: int, weight: weakref.ref[Tensor]) -> None:
@@ -138,8 +141,10 @@ def forget(w: Tensor | None = None) -> None:
 
 def is_last(t: Tensor) -> bool:
     """Whether the numbers of ``t`` lie channels last, and not first as well."""
+    if t.is_contiguous():
+        return False
     last = CHANNELS_LAST.get(t.dim())
-    return last is not None and t.numel() > 0 and not t.is_contiguous() and t.is_contiguous(memory_format=last)
+    return last is not None and t.numel() > 0 and t.is_contiguous(memory_format=last)
 
 
 def array(t: Tensor) -> Array:
@@ -153,7 +158,7 @@ def array(t: Tensor) -> Array:
 def last_array(t: Tensor) -> Array:
     """The array (N, *spatial, C) of a channels-last tensor; shares memory where it can."""
     numbers: Array = _plain(t).numpy()
-    return numbers.transpose(0, *range(2, t.dim()), 1)
+    return numbers.transpose(_TO_LAST[t.dim()])
 
 
 def _plain(t: Tensor) -> Tensor:
