@@ -56,7 +56,7 @@ class Multiplied final : public WeightGradient<T> {
     const double product = vectors_ == 1 ? 0.56 : 0.5;  // a single vector waits for its loads
     this->cost = columns_read * static_cast<double>(taps_ * tiles_.row_chunks() * vectors_) * product +
                  static_cast<double>(tiles_.column_chunks() * tiles_.row_chunks() * tiles_.row_chunk) * outputs / 3 +
-                 static_cast<double>(tiles_.row_chunks() * layer.cols) / 2;
+                 static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position();
     usable_ = true;
   }
 
@@ -90,12 +90,12 @@ class Multiplied final : public WeightGradient<T> {
       T* out = grad_w + (((part.group * layer.cols + part.column + c) * layer.rows) + part.row) * taps_;
       const T* from = sum + c * width;
       const i64 pitch = part.columns * width;
-      if (taps_ % in_.kernels.lanes == 0) {
-        in_.kernels.transpose(from, sum + sums, pitch, taps_, part.rows, nullptr, out, taps_);
-        continue;
-      }
+      // A vector of taps is written, and the next row writes over what is too much: the last ones are turned by hand.
+      const i64 lanes = in_.kernels.lanes, vectors = taps_ < lanes ? taps_ : taps_ / lanes * lanes;
+      const i64 rows = taps_ < lanes ? std::max<i64>(part.rows - ceil_div(lanes, taps_), 0) : part.rows;
+      if (rows > 0) in_.kernels.transpose(from, sum + sums, pitch, vectors, rows, nullptr, out, taps_);
       for (i64 r = 0; r < part.rows; ++r)
-        for (i64 t = 0; t < taps_; ++t) out[r * taps_ + t] = from[t * pitch + r];
+        for (i64 t = r < rows ? vectors : 0; t < taps_; ++t) out[r * taps_ + t] = from[t * pitch + r];
     }
   }
 

@@ -71,8 +71,9 @@ class Broadcast final : public WeightGradient<T> {
     const double gradient = static_cast<double>(tiles_.row_chunk * tiles_.row_chunks() * tiles_.column_chunks() *
                                                 tiles_.images * layer.kernel[0]) *
                             static_cast<double>(tiles_.tall() * tiles_.wide()) / terms;
-    this->cost = 1.05 * (calls * (std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms) + gradient / 6 +
-                         static_cast<double>(tiles_.row_chunks() * layer.cols) / 2);
+    this->cost =
+        1.05 * (calls * (std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms) + gradient / 6 +
+                static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position());
     usable_ = true;
   }
 

@@ -9,10 +9,12 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kPositions = 256;            // of a tile
-constexpr i64 kUnfoldedBytes = 448 << 10;  // of the output's gradient, unfolded
-constexpr i64 kColumns = 256;              // input channels of a task
-constexpr i64 kLine = 128 << 10;           // numbers of a row of the gradient that are copied for their borders
+constexpr i64 kPositions = 256;                // of a tile
+constexpr i64 kUnfoldedBytes = 448 << 10;      // of the output's gradient, unfolded
+constexpr i64 kColumns = 256;                  // input channels of a task
+constexpr i64 kBlocks = 8, kBlockVectors = 6;  // of taps: so many for threads to share, if they have so many vectors
+constexpr double kPutSum = 0.25;               // cycles to put a number of the gradient where it belongs
+constexpr i64 kLine = 128 << 10;               // numbers of a row of the gradient that are copied for their borders
 
 template <typename T>
 class Unfolded final : public WeightGradient<T> {
@@ -25,7 +27,8 @@ class Unfolded final : public WeightGradient<T> {
     positions_ = call.batch * in_.in_plane();
     tile_ = std::clamp<i64>(positions_, 1, kPositions);
     const i64 vectors = ceil_div(all_, lanes_), room = kUnfoldedBytes / (tile_ * lanes_ * i64{sizeof(T)}) - 1;
-    width_ = ceil_div(vectors, ceil_div(vectors, room)) * lanes_;
+    const i64 blocks = std::max(ceil_div(vectors, room), std::min(kBlocks, vectors / kBlockVectors));
+    width_ = ceil_div(vectors, std::max<i64>(blocks, 1)) * lanes_;
     column_chunk_ = std::min(kColumns, layer.cols);
     blocks_ = ceil_div(all_, width_);
     column_chunks_ = ceil_div(layer.cols, column_chunk_);
@@ -35,7 +38,7 @@ class Unfolded final : public WeightGradient<T> {
     const i64 copies = layer.dilation[2] == 1 ? ceil_div(layer.kernel[2], lanes_) : layer.kernel[2];
     this->cost = columns * static_cast<double>(vectors) / 2 +
                  6 * static_cast<double>(column_chunks_ * layer.rows * layer.taps() / layer.kernel[2] * copies) +
-                 static_cast<double>(blocks_ * layer.cols) / 2;
+                 static_cast<double>(blocks_ * layer.cols) / 2 + kPutSum * in_.numbers_per_position();
   }
 
   void compute(i64 task, i64 first_tile, i64 last_tile, T* grad_w) const override {
@@ -59,12 +62,12 @@ class Unfolded final : public WeightGradient<T> {
     T* turned = sum + sums;
     T* line = turned + inputs;
     std::fill_n(gradient, unfolded, T(0));  // lanes behind the last are multiplied too
-    std::fill_n(sum, sums, T(0));
+    if (first_tile == last_tile) std::fill_n(sum, sums, T(0));
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const i64 first = tile * tile_, last = std::min(first + tile_, positions_);
       unfold_gradient(part, pieces, first, last, line, gradient);
       turn_inputs(part, first, last, turned);
-      multiply(part, last - first, turned, gradient, sum);
+      multiply(part, last - first, turned, gradient, tile > first_tile, sum);
     }
     T* out = grad_w + (part.group * layer.cols + part.column) * all_ + part.lane;
     for (i64 c = 0; c < part.columns; ++c) std::copy_n(sum + c * part.width, part.lanes, out + c * all_);
@@ -162,7 +165,7 @@ class Unfolded final : public WeightGradient<T> {
     }
   }
 
-  void multiply(const Part& part, i64 positions, const T* inputs, const T* gradient, T* sum) const {
+  void multiply(const Part& part, i64 positions, const T* inputs, const T* gradient, bool accumulate, T* sum) const {
     const Target target{in_.kernels.lanes, in_.kernels.tile_rows, in_.kernels.registers, sizeof(T)};
     const i64 vectors = part.width / lanes_, here = 0;
     const i64 widest = target.vectors(static_cast<int>(std::min<i64>(target.tile_rows, part.columns)));
@@ -174,7 +177,7 @@ class Unfolded final : public WeightGradient<T> {
     p.taps = 1;
     p.columns = positions;
     p.c_stride = part.width;
-    p.accumulate = true;
+    p.accumulate = accumulate;
     for (i64 v = 0; v < vectors; v += widest)
       for (i64 c = 0; c < part.columns; c += target.tile_rows) {
         const i64 height = std::min<i64>(target.tile_rows, part.columns - c);

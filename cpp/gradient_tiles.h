@@ -7,6 +7,8 @@
 
 namespace upscore {
 
+constexpr double kTurnedSum = 0.7;  // cycles to turn a number of the gradient
+
 struct GradientTiles {
   struct Part {
     i64 group, row, rows, column, columns;  // output and input channels

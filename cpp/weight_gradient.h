@@ -1,6 +1,8 @@
 // grad_w[ci][co][t] = sum over batch and inputs i of x[ci][i] * grad_y[co][i*stride + t*dilation - lo].
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/kernels.h"
 #include "minimal.h"
 
@@ -31,6 +33,11 @@ struct GradientInputs {
   const Kernels<T>& kernels;
   const T *x, *grad_y;
 
+  // How much of the gradient of a group's weights there is for each position.
+  double numbers_per_position() const {
+    return static_cast<double>(layer.rows * layer.cols * layer.taps()) /
+           static_cast<double>(std::max<i64>(call.batch * in_plane(), 1));
+  }
   i64 in_plane() const { return call.in[0] * call.in[1] * call.in[2]; }
   i64 out_plane() const { return call.out[0] * call.out[1] * call.out[2]; }
 };
