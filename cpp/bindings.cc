@@ -143,9 +143,9 @@ class Plan {
   std::string why(i64 batch, Size in, Size out, Size lo, int threads) {
     const std::string isa = isa_ + (diagonal_ ? ": all weights between different channels are zero; " : ": ");
     const Call call{batch, in, out, lo, last_, last_};
-    const std::string usual = explain(call, {threads}), awake = explain(call, {threads, true});
-    const bool differ = usual != awake && threads <= thread_count();
-    return isa + usual + (differ ? ", or " + say_threads(threads) + " right after another call" : "");
+    const std::string usual = explain(call, {threads});
+    const bool more = can_be_awake(threads) && explain(call, {threads, true}) != usual;
+    return isa + usual + (more ? ", or " + say_threads(threads) + " right after another call" : "");
   }
 
   std::size_t packed_bytes() const {

@@ -132,6 +132,7 @@ class Execution {
       }
   }
 
+  // Of these inputs.
   void multiply(const Part& part, const Inputs& inputs, T* panel, T* products, i64 first, i64 count, T* rows) const {
     thread_local std::vector<i64> offsets;  // of the products of each input
     const i64 pitch = (s_.vectors + 1) * lanes_, columns = layer_.groups * layer_.cols;

@@ -23,6 +23,7 @@ constexpr i64 kSumBytes = 384 << 10;      // of a task's outputs
 constexpr i64 kLastSumBytes = 768 << 10;  // of all channels, where they are written next to each other
 constexpr i64 kRowBytes = 640 << 10;      // of the rows that are folded together
 constexpr i64 kPanelBytes = 192 << 10;    // of inputs
+constexpr i64 kMostSpan = 2048;           // places of their products, with the zeros between rows
 constexpr i64 kMostPositions = 192;       // multiplied together
 constexpr i64 kInPlace = 64;              // positions of an image whose channels share cache lines
 constexpr double kSerialCycles = 1e5;     // below which waking another thread costs more
@@ -131,13 +132,14 @@ class FoldScheduler {
     const i64 most = std::min(kMostPositions, std::max<i64>(kPanelBytes / (layer.cols * bytes), s_.positions));
     s_.across = row <= most ? row : piece(row, most);
     s_.rows = row <= most ? std::min(most / row, rows) : 1;
+    while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
     near_ = images == 1 && row * call.in[0] * call.in[1] <= kInPlace;
     s_.in_place = near_ || call.reads_last;
   }
 
   bool fits() const {
     const i64 all = call_.writes_last && s_.images > 1 ? packing_.units * unit_sums_ : 0;
-    return s_.together >= 1 && unit_sums_ <= kSumBytes && all <= kLastSumBytes;
+    return s_.together >= 1 && unit_sums_ <= kSumBytes && all <= kLastSumBytes && span() <= kMostSpan;
   }
 
   // Of all images, and so many units.
@@ -195,11 +197,7 @@ class FoldScheduler {
     const i64 lanes = target_.lanes, images = s_.images;
     s_.threads = threads;
     s_.panel = s_.in_place ? 0 : layer_.cols * s_.rows * s_.across + 2 * lanes;
-    // Of the inputs that are multiplied together, with the zeros between and behind them.
-    const i64 planes = s_.rows / call_.in[1] + 1, between = s_.pitch[0] - call_.in[1] * s_.pitch[1];
-    const i64 volumes = planes / call_.in[0] + 1, apart = s_.image - call_.in[0] * s_.pitch[0];
-    const i64 span = s_.rows * (s_.across + s_.pitch[1] - call_.in[2]) + planes * between + volumes * apart;
-    s_.products = (span + 2 * lanes) * (s_.vectors + 1) * lanes;
+    s_.products = (span() + 2 * lanes) * (s_.vectors + 1) * lanes;
     s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, call_.writes_last ? layer_.rows : 1,
                               phases_ * s_.width, target_);
     std::ostringstream why;
@@ -217,6 +215,13 @@ class FoldScheduler {
   }
 
  private:
+  // At most so many places have the inputs that are multiplied together, with the zeros between and behind them.
+  i64 span() const {
+    const i64 planes = s_.rows / call_.in[1] + 1, between = s_.pitch[0] - call_.in[1] * s_.pitch[1];
+    const i64 images = planes / call_.in[0] + 1, apart = s_.image - call_.in[0] * s_.pitch[0];
+    return s_.rows * (s_.across + s_.pitch[1] - call_.in[2]) + planes * between + images * apart;
+  }
+
   const Layer& layer_;
   const Call& call_;
   const FoldPacking& packing_;

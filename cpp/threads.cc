@@ -228,11 +228,14 @@ int thread_count() {
   return n > 0 ? n : usable_cores();
 }
 
+// All of torch's threads have to come to a call, and one that the system has put aside is waited for.
+bool can_be_awake(int threads) { return threads > 1 && threads <= usable_cores() && !torch_threads(); }
+
 Team team_of(int threads) {
-  if (threads <= 1) return {};
+  if (!can_be_awake(threads)) return {threads};
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   const std::chrono::steady_clock::duration last{ended.load(std::memory_order_relaxed)};
-  return {threads, threads <= usable_cores() && now - last < kRelied};
+  return {threads, now - last < kRelied};
 }
 
 void end_call() { ended.store(std::chrono::steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed); }

@@ -13,8 +13,8 @@ void set_thread_count(int count);
 // "1 thread", "2 threads".
 std::string say_threads(int count);
 
-// The threads of a call. Where the last one ended a moment ago they still look for work, and even a short call is worth
-// sharing.
+// The threads of a call. Where the last one ended a moment ago the engine's own workers still look for work, and even a
+// short call is worth sharing.
 struct Team {
   int threads = 1;
   bool awake = false;
@@ -27,6 +27,8 @@ struct Team {
   bool operator==(const Team&) const = default;
 };
 Team team_of(int threads);
+// Whether so many can be awake: the engine's own, each with a core.
+bool can_be_awake(int threads);
 // A call has ended.
 void end_call();
 

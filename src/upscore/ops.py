@@ -139,9 +139,10 @@ def plan(
         bias: ``(C_out,)`` or None.
         stride, padding, output_padding, dilation, groups: as in :func:`conv_transpose`.
 
-    Where it is faster, a plan computes by minimal filtering (Winograd 1980), with weights that it transforms at the
-    first such call and keeps: results differ in rounding from those of :func:`conv_transpose`, and a NaN or an
-    infinity in x may spoil outputs up to three strides beyond those that its taps reach.
+    Where it is faster, a plan computes by minimal filtering (Winograd 1980) or folding (col2im), with weights that it
+    transforms or packs again at the first such call and keeps: results differ in rounding from those of
+    :func:`conv_transpose`, and where they are filtered a NaN or an infinity in x may spoil outputs up to three strides
+    beyond those that its taps reach.
 
     Raises:
         ArgumentError: naming the argument that cannot work.
