@@ -42,8 +42,8 @@ using namespace nb::literals;
 namespace upscore {
 namespace {
 
-constexpr i64 kSlack = 16;              // packed weights are read in whole vectors
-constexpr std::size_t kSchedules = 64;  // remembered
+constexpr i64 kSlack = 16;               // packed weights are read in whole vectors
+constexpr std::size_t kSchedules = 192;  // remembered: of layers, sizes, and threads that sleep or are awake
 
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
