@@ -27,12 +27,11 @@ class Execution {
         lanes_(kernels.lanes),
         plane_(call.in[0] * call.in[1] * call.in[2]),
         out_plane_(call.out[0] * call.out[1] * call.out[2]),
-        phases_(layer.stride[0] * layer.stride[1] * layer.stride[2]),
         packed_(packed),
         bias_(bias),
         x_(x),
         y_(y),
-        taps_of_(static_cast<std::size_t>(phases_)) {
+        taps_of_(static_cast<std::size_t>(strips() * schedule.axis[2].out_step)) {
     for (std::size_t tap = 0; tap < s_.taps.size(); ++tap)
       taps_of_[static_cast<std::size_t>(s_.taps[tap].phase)].push_back(static_cast<i64>(tap));
     if (call.writes_last) biases_ = bias_of_phases(bias, layer.rows, s_.axis[2].out_step);
@@ -74,6 +73,7 @@ class Execution {
   i64 sums_size(const Part& part) const {
     return part.channels * part.strips * s_.axis[2].out_step * s_.width + kSlack;
   }
+
   void run_in_turn() {
     Buffer<T> rows;
     rows.allocate(static_cast<std::size_t>(s_.together * lanes_ * s_.row));
@@ -108,9 +108,12 @@ class Execution {
     return row / (high * deep) * s_.image + row / high % deep * s_.pitch[0] + row % high * s_.pitch[1];
   }
 
+  // Where the places of the part's inputs end.
+  i64 end_of(const Part& part) const { return (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0]; }
+
   // rows[row][before + place] for so many vectors of rows of the group, with zeros around them.
   void compute(const Part& part, T* memory, i64 first, i64 count, T* rows) const {
-    const i64 behind = s_.before + (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0];
+    const i64 behind = s_.before + end_of(part);
     for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row, s_.before, T(0));
     each_inputs(part,
                 [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
@@ -120,14 +123,13 @@ class Execution {
   template <typename Visit>
   void each_inputs(const Part& part, Visit&& visit) const {
     const i64 wide = call_.in[2], high = part.images * call_.in[0] * call_.in[1];
-    const i64 behind = (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0];
     for (i64 row = 0; row < high; row += s_.rows)
       for (i64 x = 0; x < wide; x += s_.across) {
         const i64 last = std::min(row + s_.rows, high), stop = std::min(x + s_.across, wide);
         const i64 place = place_of(row) + x;
         visit(Inputs{row * wide + x, (last - row - 1) * wide + stop - x, place,
                      stop < wide    ? place + stop - x
-                     : last == high ? behind
+                     : last == high ? end_of(part)
                                     : place_of(last)});
       }
   }
@@ -257,7 +259,7 @@ class Execution {
   const FoldPacking& packing_;
   const FoldSchedule& s_;
   const Kernels<T>& kernels_;
-  const i64 lanes_, plane_, out_plane_, phases_;
+  const i64 lanes_, plane_, out_plane_;
   const T *const packed_, *const bias_, *const x_;
   T* const y_;
   std::vector<std::vector<i64>> taps_of_;  // a phase

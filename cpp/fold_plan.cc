@@ -26,19 +26,13 @@ constexpr i64 kPanelBytes = 192 << 10;    // of inputs
 constexpr i64 kMostSpan = 2048;           // places of their products, with the zeros between rows
 constexpr i64 kMostPositions = 192;       // multiplied together
 constexpr i64 kInPlace = 64;              // positions of an image whose channels share cache lines
-constexpr double kSerialCycles = 1e5;     // below which waking another thread costs more
 
-// Cycles of the same measure as the schedule's.
-constexpr double kProduct = 0.5;  // a vector times an input, added
+// Cycles that no other way takes.
 constexpr double kWait = 1;       // for the weights of a column
 constexpr double kCall = 40;      // to begin with a register tile
 constexpr double kTurn = 0.45;    // to turn a number
 constexpr double kAdd = 2;        // to add a vector
 constexpr double kAddBegin = 10;  // to begin with a phase
-constexpr double kCopy = 4;       // a vector into a panel
-constexpr double kBegin = 7;      // a row of them
-constexpr double kPiece = 8;      // a row of outputs
-constexpr double kTask = 500;
 constexpr double kSecond = 2500;  // for threads to meet once more
 
 }  // namespace
@@ -147,19 +141,20 @@ class FoldScheduler {
     const i64 high = s_.images * call_.in[0] * call_.in[1], wide = call_.in[2], lanes = target_.lanes;
     const double p = static_cast<double>(piece(s_.rows * s_.across, s_.positions));
     const double v = static_cast<double>(s_.vectors), cols = static_cast<double>(layer_.cols);
-    const double tile = cols * (std::max({kProduct * p * v, 0.5 * (p + v), 4.0}) + kWait) + kCall;
+    const double tile = cols * (std::max({Cycles::product * p * v, 0.5 * (p + v), 4.0}) + kWait) + kCall;
     const double vectors = static_cast<double>(units * packing_.vectors);
     const double taps = static_cast<double>(packing_.channels * layer_.taps());
     const double lines = static_cast<double>(s_.images * s_.axis[0].positions * s_.axis[1].positions);
     const double unit = taps * (static_cast<double>(s_.places) * kTurn + static_cast<double>(s_.width / lanes) * kAdd) +
-                        static_cast<double>(packing_.channels * phases_) * (kAddBegin + kPiece * lines);
+                        static_cast<double>(packing_.channels * phases_) * (kAddBegin + Cycles::piece * lines);
     double all = vectors * std::ceil(static_cast<double>(high * wide) / p) / v * tile +
-                 static_cast<double>(units) * unit + kTask;
+                 static_cast<double>(units) * unit + Cycles::task;
     if (!near_) {
       const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
       const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
       const double runs = static_cast<double>(std::min(s_.images, s_.rows));
-      all += pieces * cols * (kBegin * runs + kCopy * copied) * std::ceil(vectors / static_cast<double>(s_.together));
+      all += pieces * cols * (Cycles::begin * runs + Cycles::copy * copied) *
+             std::ceil(vectors / static_cast<double>(s_.together));
     }
     return all;
   }
@@ -242,7 +237,7 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
   std::optional<FoldScheduler> best(std::in_place, layer, call, packing, target, *layout, 1);
   if (!best->fits()) return {};
   const double all = best->cycles(packing.units) * static_cast<double>(layer.groups * call.batch);
-  const int threads = team.share(all / kSerialCycles);
+  const int threads = team.share(all / Cycles::serial);
   double least = best->share(threads);
   for (i64 images = 2; images <= call.batch && images * layout->s.image <= kTogether; images *= 2) {
     FoldScheduler more(layer, call, packing, target, *layout, piece(call.batch, images));

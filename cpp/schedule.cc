@@ -12,11 +12,10 @@
 namespace upscore {
 namespace {
 
-constexpr double kSerialWork = 6e6;    // multiplications, or as long, below which waking another thread costs more
-constexpr double kSerialCycles = 1e5;  // the same, where they are known
-constexpr i64 kMaxVectors = 12;        // vectors of positions in a tile
-constexpr i64 kFewRows = 32;           // rows of products up to which copying counts:
-constexpr i64 kFewInputs = 16;         // or inputs of a product
+constexpr double kSerialWork = 6e6;  // multiplications, or as long, below which waking another thread costs more
+constexpr i64 kMaxVectors = 12;      // vectors of positions in a tile
+constexpr i64 kFewRows = 32;         // rows of products up to which copying counts:
+constexpr i64 kFewInputs = 16;       // or inputs of a product
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kMostAcross = 65;   // tiles next to each other, unless rows are longer
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
@@ -26,14 +25,9 @@ constexpr i64 kShortRow = 48;     // positions in a row below which rows are put
 constexpr double kFilled = 0.7;   // share of vectors that a row fills, below which phases are interleaved across rows
 constexpr i64 kTogether = 64 << 10;  // bytes of a channel then
 
-// Cycles, for choosing between tiles; only their proportions matter.
-constexpr double kProduct = 0.5;  // a vector times a weight, added
-constexpr double kCopy = 4;       // a vector into a panel
-constexpr double kBegin = 7;      // a row of them, or zeros beside it
-constexpr double kPick = 2;       // for every step between the inputs that are picked out for it
+// Cycles, for choosing between tiles.
+constexpr double kPick = 2;  // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
-constexpr double kTask = 500;
-constexpr double kPiece = 8;      // a row of outputs to begin with
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
 
 // The lines of a window by rows: those of one row are where its taps read; several rows share all that any of them can
@@ -121,7 +115,7 @@ class Scheduler {
       if (call_.reads_last)
         s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, 0, target_);
       const double all = s_.channel_lanes->cycles * static_cast<double>(layer_.groups);
-      s_.threads = std::max(s_.threads, team_.share(all / kSerialCycles));
+      s_.threads = std::max(s_.threads, team_.share(all / Cycles::serial));
       s_.why = explain_channel_lanes(layer_, target_, s_);
     } else {
       s_.channel_lanes.reset();
@@ -196,7 +190,7 @@ class Scheduler {
   }
 
   void share_work() {
-    const double places = static_cast<double>(offsets_.size()) * kCopy / kProduct;
+    const double places = static_cast<double>(offsets_.size()) * Cycles::copy / Cycles::product;
     const double work = static_cast<double>(s_.positions * layer_.groups * layer_.cols) *
                         (static_cast<double>(layer_.rows * layer_.taps()) + places);
     s_.threads = team_.share(work / kSerialWork);
@@ -228,10 +222,12 @@ class Scheduler {
     const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
-    const double products = weights * (kProduct * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
-    const double copies = (kCopy + strided) * copied_vectors + kBegin * copied_rows;
-    const double pieces = kPiece * rows * static_cast<double>(layer_.rows * packing_.phases);
-    return {(products + (kTask + pieces) / static_cast<double>(layer_.cols)) / used_vectors, copies / used_vectors};
+    const double products =
+        weights * (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
+    const double copies = (Cycles::copy + strided) * copied_vectors + Cycles::begin * copied_rows;
+    const double pieces = Cycles::piece * rows * static_cast<double>(layer_.rows * packing_.phases);
+    return {(products + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
+            copies / used_vectors};
   }
 
   void choose_tile() {

@@ -102,6 +102,17 @@ struct ChannelLanes {
   double cycles = 0;               // that it should take
 };
 
+// What estimates of different ways have in common, in cycles: they are weighed against each other, and only their
+// proportions matter.
+struct Cycles {
+  static constexpr double product = 0.5;  // a vector times a number, added
+  static constexpr double copy = 4;       // a vector into a panel
+  static constexpr double begin = 7;      // a row of them, or zeros beside it
+  static constexpr double piece = 8;      // a row of outputs to begin with
+  static constexpr double task = 500;
+  static constexpr double serial = 1e5;  // below which waking another thread costs more
+};
+
 struct Schedule {
   AxisPlan axis[kAxes];
   Window window;
