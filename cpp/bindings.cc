@@ -163,12 +163,9 @@ class Plan {
       require(way_->takes(call), "a call such as the weights were packed for");
       return way_->execute(call, team, bias, x.data(), y.data());
     }
-    if (call.reads_last || call.writes_last) {
-      const auto [reads, writes] = can_be_last(call, team.threads);
-      require((reads || !call.reads_last) && (writes || !call.writes_last),
-              "channels last where channels_last says so");
-    }
     const Schedules plan = schedules_of(call, team);
+    require((reads_last(plan) || !call.reads_last) && (writes_last(plan) || !call.writes_last),
+            "channels last where channels_last says so");
     require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.fold)
       execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias,
@@ -191,11 +188,8 @@ class Plan {
     bool reads = true, writes = true;
     for (const bool awake : {false, true}) {
       const Schedules plan = schedules_of(call, {threads, awake});
-      if (plan.minimal) reads = reads && minimal_packing_->last;
-      writes = writes && (plan.fold      ? upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_)
-                          : plan.minimal ? upscore::writes_last(layer_, *minimal_packing_, target_)
-                                         : plan.direct->channel_lanes || packing_.by_phase ||
-                                               (!packing_.fused && writes_together(layer_)));
+      reads = reads && reads_last(plan);
+      writes = writes && writes_last(plan);
     }
     return {reads, writes};
   }
@@ -234,8 +228,14 @@ class Plan {
     std::shared_ptr<const MinimalSchedule> minimal;
     std::shared_ptr<const FoldSchedule> fold;
   };
+  bool reads_last(const Schedules& plan) const { return !plan.minimal || minimal_packing_->last; }
+  bool writes_last(const Schedules& plan) const {
+    if (plan.fold) return upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_);
+    if (plan.minimal) return upscore::writes_last(layer_, *minimal_packing_, target_);
+    return plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_));
+  }
   bool packed_for(const Call& call, const Schedules& plan) const {
-    if (plan.fold) return !call.writes_last || upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_);
+    if (plan.fold) return true;
     if (plan.minimal) return minimal_packing_->last == call.reads_last;
     if (packing_.vectors) return plan.direct->channel_lanes && call.reads_last == last_;
     return call.writes_last || !packing_.by_phase;

@@ -71,11 +71,14 @@ class _ConvTranspose(torch.nn.modules.conv._ConvTransposeNd):
             ArgumentError: (a ValueError) for another ``output_size``, as torch does.
         """
         size = None if output_size is None else self._choose(input, output_size)
+        # As attributes they would be looked for last among the parameters; a parametrized weight is none of them.
+        parameters = self._parameters
+        weight, bias = parameters.get("weight"), parameters.get("bias")
         function = _FUNCTIONS[self._rank]
         return function(
             input,
-            self.weight,
-            self.bias,
+            self.weight if weight is None else weight,
+            self.bias if bias is None else bias,
             self.stride,
             self.padding,
             self.output_padding if size is None else 0,

@@ -66,21 +66,21 @@ def is_transformed() -> bool:
 
 def memory_format(*tensors: Tensor) -> torch.memory_format:
     """The format of a result, as torch chooses it: channels last when any argument is."""
-    if all(t.is_contiguous() for t in tensors):
-        return torch.contiguous_format
-    last = CHANNELS_LAST.get(tensors[0].dim())
-    if last is not None and any(t.is_contiguous(memory_format=last) and not t.is_contiguous() for t in tensors):
-        return last
+    for t in tensors:
+        if not t.is_contiguous():
+            last = CHANNELS_LAST.get(t.dim())
+            if last is not None and t.is_contiguous(memory_format=last):
+                return last
     return torch.contiguous_format
 
 
-def _run(packed: engine.Packed, x: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
-    """``packed`` on ``x``; the result has its dtype, and the memory format that ``x`` and ``w`` ask for."""
+def _run(packed: engine.Packed, x: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], last: bool) -> Tensor:
+    """``packed`` on ``x``, which is ``last`` or not; of x's dtype and the memory format that x and w ask for."""
     threads = torch.get_num_threads()
-    if memory_format(x, w) is torch.contiguous_format or not x.numel() or 0 in size:
-        y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
-    elif is_last(x):
+    if last and 0 not in size:
         y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
+    elif memory_format(x, w) is torch.contiguous_format or not x.numel() or 0 in size:
+        y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
     else:
         y = _from_last(engine.channels_last(packed.run(array(x), geometry, size, threads=threads), threads))
     return y if y.dtype is x.dtype else y.to(x.dtype)
@@ -103,17 +103,19 @@ def conv_transpose(
     form: Form | None = None,
 ) -> Tensor:
     """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
-    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=is_last(x))
-    return _run(packed, x, w, geometry, size)
+    last = is_last(x)
+    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=last)
+    return _run(packed, x, w, geometry, size, last)
 
 
 def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
+    last = is_last(y)
     packed = engine.Packed(
-        array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=is_last(y), once=once
+        array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=last, once=once
     )
-    return _run(packed, y, w, geometry, size)
+    return _run(packed, y, w, geometry, size, last)
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:

@@ -42,7 +42,7 @@ class _Watch:
     """Remembers the state of a tensor, and holds its memory, so that no other tensor gets this address."""
 
     def __init__(self, t: Tensor) -> None:
-        self._address, self._version = t.data_ptr(), t._version
+        self._address, self._version, self._size, self._strides = t.data_ptr(), t._version, t.numel(), t.stride()
         t = t.detach()
         numbers = (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy()  # which NumPy does not know
         strides = t.stride()
@@ -53,7 +53,13 @@ class _Watch:
         self._bytes = self._sample.tobytes()
 
     def unchanged(self, t: Tensor) -> bool:
-        return t.data_ptr() == self._address and t._version == self._version and self._sample.tobytes() == self._bytes
+        return (
+            t.data_ptr() == self._address
+            and t._version == self._version
+            and t.numel() == self._size
+            and t.stride() == self._strides
+            and self._sample.tobytes() == self._bytes
+        )
 
 
 class _Entry:
@@ -88,7 +94,7 @@ def pack(
         numbers = array(w) if form is None else form(array(w))
         return Packed(numbers, None if bias is None else array(bias), geometry, groups, method=method, last=last)
 
-    if not (keep and can_keep(w) and (bias is None or can_keep(bias))):
+    if not keep:
         return fresh(Method.DIRECT)
     key = geometry.stride, geometry.dilation, groups, cpu.active(), form, last
     entry = _entries.get(id(w))
@@ -98,6 +104,8 @@ def pack(
             of_weight, of_bias, packed = found
             if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
                 return packed
+    if not (can_keep(w) and (bias is None or can_keep(bias))):
+        return fresh(Method.DIRECT)
     watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
     packed = fresh(Method.FASTEST)
     with _lock:
@@ -149,9 +157,13 @@ def is_last(t: Tensor) -> bool:
 
 def array(t: Tensor) -> Array:
     """``t`` as a contiguous float32 or float64 array; shares memory where it can."""
-    if is_last(t):
-        return channels_first(last_array(t), torch.get_num_threads())
-    numbers: Array = _plain(t).contiguous().numpy()
+    numbers: Array
+    if t.is_contiguous():
+        numbers = _plain(t).numpy()
+    elif is_last(t):
+        numbers = channels_first(last_array(t), torch.get_num_threads())
+    else:
+        numbers = _plain(t).contiguous().numpy()
     return numbers
 
 
@@ -166,4 +178,4 @@ def _plain(t: Tensor) -> Tensor:
         t = t.detach()
     if t.dtype is not torch.float32 and t.dtype is not torch.float64:
         t = t.float()
-    return t.resolve_neg()
+    return t.resolve_neg() if t.is_neg() else t
