@@ -304,14 +304,19 @@ class Plan {
     Schedules plan;
     const bool filter = minimal_packing_ && (call.writes_last || !call.reads_last);
     if (!filter && !fold_packing_) return plan;
-    double limit = std::numeric_limits<double>::infinity();
+    double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
     if (method_ == Method::kFastest) {
       const Call image{1, call.in, call.out, call.lo};
       limit = plan_schedule(layer_, image, plan_packing(layer_, target_, Order::kAny), target_, {}).cycles;
+      const i64 inputs = layer_.cols * call.in[0] * call.in[1] * call.in[2];
+      if (layer_.groups * inputs * target_.number_bytes >= Limits::far_bytes)
+        far = static_cast<double>(inputs) / target_.lanes;
+      limit += far * (call.reads_last ? Cycles::far_last : Cycles::far);
     }
+    const double wait = far * (call.reads_last ? Cycles::far_filtered_last : Cycles::far_filtered);
     if (filter)
-      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, team, limit)) {
-        limit = minimal->cycles;
+      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, team, limit - wait)) {
+        limit = minimal->cycles + wait;
         plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
       }
     if (fold_packing_ && (method_ == Method::kFolded || worth_folding(layer_, call, *fold_packing_, target_, limit)))

@@ -18,7 +18,6 @@ Target target_of(const Kernels<T>& kernels) {
 
 namespace {
 
-constexpr i64 kFarInputs = 6 << 20;      // bytes that come from memory or from a cache that cores share
 constexpr i64 kNearWeights = 256 << 10;  // bytes that stay in a core's caches: there is nothing to fetch of them
 
 template <typename T>
@@ -82,7 +81,7 @@ class Execution {
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
     const i64 inputs = call_.batch * layer_.groups * layer_.cols * plane * i64{sizeof(T)};
     const i64 weights = packing_.per_column * layer_.cols * i64{sizeof(T)};
-    if (call_.reads_last || inputs < kFarInputs || weights > kNearWeights) return;
+    if (call_.reads_last || inputs < Limits::far_bytes || weights > kNearWeights) return;
     const i64 column = schedule_.reductions[reduction].column_first;
     i64 away;
     if (reduction + 1 < schedule_.reductions.size()) {

@@ -12,6 +12,7 @@ namespace upscore {
 namespace {
 
 constexpr i64 kSlack = 4096;             // reads may pass the end
+constexpr i64 kFarInputs = 1 << 20;      // bytes that do not come from a core's own caches
 constexpr i64 kSerialPacking = 1 << 16;  // numbers below which one thread packs
 
 template <typename T>
@@ -27,6 +28,7 @@ class Execution {
         lanes_(kernels.lanes),
         plane_(call.in[0] * call.in[1] * call.in[2]),
         out_plane_(call.out[0] * call.out[1] * call.out[2]),
+        far_(call.batch * layer.groups * layer.cols * plane_ * i64{sizeof(T)} >= kFarInputs),
         packed_(packed),
         bias_(bias),
         x_(x),
@@ -39,35 +41,45 @@ class Execution {
 
   void run() {
     if (s_.in_turn) return run_in_turn();
-    const i64 parts = ceil_div(packing_.units, s_.units);
-    parallel_for(ceil_div(call_.batch, s_.images) * layer_.groups * parts, s_.threads, [&](i64 task) {
-      const i64 image = task / parts / layer_.groups * s_.images, unit = task % parts * s_.units;
+    const i64 parts = ceil_div(packing_.units, s_.units), stretches = ceil_div(positions(), s_.stretch);
+    parallel_for(ceil_div(call_.batch, s_.images) * layer_.groups * parts * stretches, s_.threads, [&](i64 task) {
+      const i64 begin = task % stretches * s_.stretch, end = std::min(begin + s_.stretch, positions());
+      const i64 share = task / stretches;
+      const i64 image = share / parts / layer_.groups * s_.images, unit = share % parts * s_.units;
       const i64 units = std::min(s_.units, packing_.units - unit), first = unit * packing_.channels;
-      const Part part{image,
-                      std::min(s_.images, call_.batch - image),
-                      task / parts % layer_.groups,
-                      first,
-                      std::min(units * packing_.channels, layer_.rows - first),
-                      0,
-                      strips()};
+      Part part{image,
+                std::min(s_.images, call_.batch - image),
+                share / parts % layer_.groups,
+                first,
+                std::min(units * packing_.channels, layer_.rows - first),
+                0,
+                strips(),
+                begin,
+                0};
       const i64 before = s_.panel + s_.products, of_rows = s_.together * lanes_ * s_.row;
       T* const memory = scratch<T>(static_cast<std::size_t>(before + of_rows + sums_size(part) + s_.writing.staging));
       T *const rows = memory + before, *const sums = rows + of_rows;
-      const i64 end = (unit + units) * packing_.vectors;
-      for (i64 v = unit * packing_.vectors; v < end; v += s_.together) {
-        const i64 here = std::min(s_.together, end - v);
-        compute(part, memory, v, here, rows);
-        add(part, rows, v * lanes_, (v + here) * lanes_, sums);
+      const i64 last = (unit + units) * packing_.vectors;
+      for (; part.begin < end; part.begin += s_.band) {
+        part.positions = std::min(s_.band, end - part.begin);
+        const i64 kept = part.begin > begin ? keep(rows) : 0;
+        for (i64 v = unit * packing_.vectors; v < last; v += s_.together) {
+          const i64 here = std::min(s_.together, last - v);
+          compute(part, memory, v, here, kept, rows);
+          add(part, rows, v * lanes_, (v + here) * lanes_, sums);
+        }
+        write(part, sums);
       }
-      write(part, sums);
     });
   }
 
  private:
-  // Channels and strips of some images.
+  // Channels and strips of some images, or of a band of one.
   struct Part {
-    i64 image, images, group, channel, channels, strip, strips;
+    i64 image, images, group, channel, channels, strip, strips, begin, positions;
   };
+
+  i64 positions() const { return s_.axis[s_.along].positions; }
 
   i64 strips() const { return s_.axis[0].out_step * s_.axis[1].out_step; }
   i64 sums_size(const Part& part) const {
@@ -77,11 +89,11 @@ class Execution {
   void run_in_turn() {
     Buffer<T> rows;
     rows.allocate(static_cast<std::size_t>(s_.together * lanes_ * s_.row));
-    const Part all{0, 1, 0, 0, layer_.rows, 0, strips()};
+    const Part all{0, 1, 0, 0, layer_.rows, 0, strips(), 0, positions()};
     parallel_for(ceil_div(s_.together, s_.share), s_.threads, [&](i64 task) {
       const i64 first = task * s_.share;
       T* const memory = scratch<T>(static_cast<std::size_t>(s_.panel + s_.products));
-      compute(all, memory, first, std::min(s_.share, s_.together - first), rows.data() + first * lanes_ * s_.row);
+      compute(all, memory, first, std::min(s_.share, s_.together - first), 0, rows.data() + first * lanes_ * s_.row);
     });
     const i64 bands = ceil_div(strips(), s_.strips);
     parallel_for(ceil_div(layer_.rows, s_.channels) * bands, s_.threads, [&](i64 task) {
@@ -96,68 +108,101 @@ class Execution {
     });
   }
 
-  // Inputs that are multiplied together: so many of the images' from the first on, its place, and where their places
+  // The inputs of a part: rows of all axes but the last, of all images, and of each the inputs [first, last).
+  struct Region {
+    i64 row, rows, first, last;
+    i64 end;  // of their places, zeros behind rows included
+  };
+  // Inputs that are multiplied together: so many of each of some rows, the place of the first, and where their places
   // end, zeros included.
   struct Inputs {
-    i64 first, count, place, end;
+    i64 row, rows, x, across;
+    i64 place, end;
   };
 
-  // Of a row of inputs.
-  i64 place_of(i64 row) const {
-    const i64 high = call_.in[1], deep = call_.in[0];
-    return row / (high * deep) * s_.image + row / high % deep * s_.pitch[0] + row % high * s_.pitch[1];
+  // All inputs; of a band, those that it reads, without those that were `kept` from the band before.
+  Region region_of(const Part& part, bool kept) const {
+    const i64 high = call_.in[1], wide = call_.in[2];
+    if (s_.band == positions())
+      return {0, part.images * call_.in[0] * high, 0, wide, (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0]};
+    const i64 in = call_.in[s_.along];
+    const i64 first = std::clamp<i64>(part.begin + (kept ? s_.farthest : s_.nearest), 0, in);
+    const i64 last = std::clamp<i64>(part.begin + part.positions + s_.farthest, first, in);
+    const i64 end = (last - part.begin) * s_.pitch[s_.along];
+    if (s_.along == kAxes - 1) return {0, last > first, first, last, end};
+    const i64 rows = s_.along == 0 ? high : 1;
+    return {first * rows, (last - first) * rows, 0, wide, end};
   }
 
-  // Where the places of the part's inputs end.
-  i64 end_of(const Part& part) const { return (part.images - 1) * s_.image + call_.in[0] * s_.pitch[0]; }
+  // Of an input, all axes but the last as one.
+  i64 place_of(const Part& part, i64 row, i64 x) const {
+    const i64 high = call_.in[1], deep = call_.in[0];
+    return row / (high * deep) * s_.image + row / high % deep * s_.pitch[0] + row % high * s_.pitch[1] + x -
+           part.begin * s_.pitch[s_.along];
+  }
 
-  // rows[row][before + place] for so many vectors of rows of the group, with zeros around them.
-  void compute(const Part& part, T* memory, i64 first, i64 count, T* rows) const {
-    const i64 behind = s_.before + end_of(part);
-    for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row, s_.before, T(0));
-    each_inputs(part,
+  // Moves what the next band needs to the beginning of the rows; how many numbers of each.
+  i64 keep(T* rows) const {
+    const i64 pitch = s_.pitch[s_.along], kept = s_.before + s_.farthest * pitch;
+    if (kept <= 0) return 0;
+    for (i64 r = 0; r < s_.together * lanes_; ++r, rows += s_.row) std::copy_n(rows + s_.band * pitch, kept, rows);
+    return kept;
+  }
+
+  // rows[row][before + place] for so many vectors of rows of the group, with zeros around them; the first numbers of
+  // each are `kept`.
+  void compute(const Part& part, T* memory, i64 first, i64 count, i64 kept, T* rows) const {
+    const Region region = region_of(part, kept > 0);
+    const i64 begin = s_.before + (region.rows > 0 ? place_of(part, region.row, region.first) : region.end);
+    const i64 end = std::max(kept, s_.before + region.end);
+    for (i64 r = 0; r < count * lanes_; ++r)
+      if (begin > kept) std::fill_n(rows + r * s_.row + kept, begin - kept, T(0));
+    each_inputs(part, region,
                 [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
-    for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row + behind, s_.row - behind, T(0));
+    for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row + end, s_.row - end, T(0));
   }
 
   template <typename Visit>
-  void each_inputs(const Part& part, Visit&& visit) const {
-    const i64 wide = call_.in[2], high = part.images * call_.in[0] * call_.in[1];
-    for (i64 row = 0; row < high; row += s_.rows)
-      for (i64 x = 0; x < wide; x += s_.across) {
-        const i64 last = std::min(row + s_.rows, high), stop = std::min(x + s_.across, wide);
-        const i64 place = place_of(row) + x;
-        visit(Inputs{row * wide + x, (last - row - 1) * wide + stop - x, place,
-                     stop < wide    ? place + stop - x
-                     : last == high ? end_of(part)
-                                    : place_of(last)});
+  void each_inputs(const Part& part, const Region& region, Visit&& visit) const {
+    const i64 high = region.row + region.rows;
+    for (i64 row = region.row; row < high; row += s_.rows)
+      for (i64 x = region.first; x < region.last; x += s_.across) {
+        const i64 last = std::min(row + s_.rows, high), stop = std::min(x + s_.across, region.last);
+        const i64 place = place_of(part, row, x);
+        visit(Inputs{row, last - row, x, stop - x, place,
+                     stop < region.last ? place + stop - x
+                     : last == high     ? region.end
+                                        : place_of(part, last, 0)});
       }
   }
 
   // Of these inputs.
   void multiply(const Part& part, const Inputs& inputs, T* panel, T* products, i64 first, i64 count, T* rows) const {
-    thread_local std::vector<i64> offsets;  // of the products of each input
+    thread_local std::vector<i64> mine;
+    std::vector<i64>& offsets = mine;  // of the products of each input; where they are kept is asked once
     const i64 pitch = (s_.vectors + 1) * lanes_, columns = layer_.groups * layer_.cols;
     offsets.clear();
     i64 place = inputs.place;  // up to which there are products, or zeros
-    for (i64 i = inputs.first; i < inputs.first + inputs.count; ++i) {
-      const i64 here = place_of(i / call_.in[2]) + i % call_.in[2];
+    for (i64 row = inputs.row; row < inputs.row + inputs.rows; ++row) {
+      const i64 here = place_of(part, row, inputs.x);
       std::fill(products + (place - inputs.place) * pitch, products + (here - inputs.place) * pitch, T(0));
-      offsets.push_back((here - inputs.place) * pitch);
-      place = here + 1;
+      for (i64 i = 0; i < inputs.across; ++i) offsets.push_back((here + i - inputs.place) * pitch);
+      place = here + inputs.across;
     }
     std::fill(products + (place - inputs.place) * pitch, products + (inputs.end - inputs.place) * pitch, T(0));
 
     const i64 first_column = part.group * layer_.cols;
-    const T* x = call_.reads_last ? x_ + (part.image * plane_ + inputs.first) * columns + first_column
+    const i64 first_input = inputs.row * call_.in[2] + inputs.x, count_inputs = inputs.rows * inputs.across;
+    const T* x = call_.reads_last ? x_ + (part.image * plane_ + first_input) * columns + first_column
                                   : x_ + (part.image * columns + first_column) * plane_;
+    const T* const behind = x + first_input + count_inputs;  // channels first
     i64 column_pitch = call_.reads_last ? 1 : plane_;
     if (!s_.in_place) {
-      copy(inputs, x, panel);
+      copy(first_input, count_inputs, x, panel);
       x = panel;
-      column_pitch = inputs.count;
+      column_pitch = count_inputs;
     } else if (!call_.reads_last) {
-      x += inputs.first;
+      x += first_input;
     }
     const i64 none = 0;
     const T* from = nullptr;
@@ -176,11 +221,21 @@ class Execution {
         p.columns = std::min(Limits::terms, layer_.cols - column);
         p.w = weights + (v * layer_.cols + column) * lanes_;
         p.accumulate = column > 0;
-        const i64 most = piece(inputs.count, std::min<i64>(kMaxPositions, kernels_.registers / vectors));
-        for (i64 i = 0; i < inputs.count; i += most) {
-          const i64 here = std::min(most, inputs.count - i);
+        const i64 most = piece(count_inputs, std::min<i64>(kMaxPositions, kernels_.registers / vectors));
+        for (i64 i = 0; i < count_inputs; i += most) {
+          const i64 here = std::min(most, count_inputs - i);
           from = x + column * column_pitch + i * (call_.reads_last ? columns : 1);
           p.c_offset = offsets.data() + i;
+          // What comes after these inputs is fetched meanwhile, once: the same places of the next ones; or, channels
+          // last, what lies some pixels further on.
+          if (far_ && v == 0) {
+            const T* const next = call_.reads_last ? from + 2 * here * columns : behind + column * plane_ + i;
+            p.ahead = reinterpret_cast<const char*>(next);
+            p.ahead_step = (call_.reads_last ? here : plane_) * i64{sizeof(T)};
+          } else {
+            p.ahead = reinterpret_cast<const char*>(p.w);
+            p.ahead_step = 0;
+          }
           (call_.reads_last ? kernels_.line_product : kernels_.plane_product)[vectors][here](p);
         }
       }
@@ -191,17 +246,17 @@ class Execution {
   }
 
   // panel[column][input]
-  void copy(const Inputs& inputs, const T* x, T* panel) const {
+  void copy(i64 first, i64 count, const T* x, T* panel) const {
     thread_local std::vector<Run> runs;
     runs.clear();
-    const i64 columns = layer_.groups * layer_.cols, last = inputs.first + inputs.count;
-    for (i64 i = inputs.first; i < last;) {
+    const i64 columns = layer_.groups * layer_.cols, last = first + count;
+    for (i64 i = first; i < last;) {
       const i64 image = i / plane_, stop = std::min(last, (image + 1) * plane_);
-      runs.push_back({i - inputs.first, stop - i, image * columns * plane_ + i % plane_});
+      runs.push_back({i - first, stop - i, image * columns * plane_ + i % plane_});
       i = stop;
     }
     kernels_.copy_runs(x, x_ + call_.batch * columns * plane_, plane_, layer_.cols, 1, runs.data(),
-                       static_cast<i64>(runs.size()), inputs.count, panel);
+                       static_cast<i64>(runs.size()), count, panel);
   }
 
   // Where a phase of one of the part's channels is summed.
@@ -238,11 +293,17 @@ class Execution {
     const AxisPlan* axis = s_.axis;
     thread_local std::vector<Segment> segments;
     segments.clear();
+    Size first{0, 0, 0}, last{axis[0].positions, axis[1].positions, axis[2].positions};
+    first[s_.along] = part.begin;
+    last[s_.along] = part.begin + part.positions;
+    const i64 begin = part.begin * s_.pitch[s_.along];
     for (i64 image = 0; image < part.images; ++image)
-      for (i64 z = 0; z < axis[0].positions; ++z)
-        for (i64 y = 0; y < axis[1].positions; ++y)
-          segments.push_back(
-              {part.image + image, {z, y, 0}, axis[2].positions, image * s_.image + z * s_.pitch[0] + y * s_.pitch[1]});
+      for (i64 z = first[0]; z < last[0]; ++z)
+        for (i64 y = first[1]; y < last[1]; ++y)
+          segments.push_back({part.image + image,
+                              {z, y, first[2]},
+                              last[2] - first[2],
+                              image * s_.image + z * s_.pitch[0] + y * s_.pitch[1] + first[2] - begin});
     const Writer<T> writer(kernels_, s_.writing, axis, segments, part.strip, part.strips, s_.width,
                            layer_.groups * layer_.rows * out_plane_, sums + sums_size(part),
                            call_.writes_last ? layer_.rows : 1);
@@ -260,6 +321,7 @@ class Execution {
   const FoldSchedule& s_;
   const Kernels<T>& kernels_;
   const i64 lanes_, plane_, out_plane_;
+  const bool far_;
   const T *const packed_, *const bias_, *const x_;
   T* const y_;
   std::vector<std::vector<i64>> taps_of_;  // a phase

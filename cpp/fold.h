@@ -1,7 +1,7 @@
 // Folding (col2im): one product over the input channels gives what every input adds through every tap, and these
 // contributions are then added where they overlap. Lanes run along the taps of the output channels, so positions may be
-// few; no product is with a zero, and inputs are broadcast from where they lie. For many input channels, few output
-// channels and small maps.
+// few; no product is with a zero, and inputs are broadcast from where they lie. For many input channels and small maps,
+// or few output channels: a large map is folded band by band, and what the next band needs of one is kept.
 #pragma once
 
 #include <optional>
@@ -35,8 +35,13 @@ struct FoldSchedule {
   i64 places = 0;           // of their contributions
   i64 before = 0, row = 0;  // zeros before them; of a row with the zeros behind, in numbers
   i64 width = 0;            // places of a phase of the output
-  i64 units = 1;            // of a task
-  i64 together = 1;         // vectors of rows that are folded together
+  // Along the first axis that has several positions, which read the inputs from `nearest` to `farthest` of their own
+  // place: those of a band, which is folded at once, and of a task. All of them, but of an image that is too large.
+  std::size_t along = kAxes - 1;
+  i64 nearest = 0, farthest = 0;
+  i64 band = 1, stretch = 1;
+  i64 units = 1;     // of a task
+  i64 together = 1;  // vectors of rows that are folded together
   // Of a single image: all rows are computed first, so many vectors by a task, then all are folded, so many channels
   // and strips (phases of the leading axes) by a task.
   bool in_turn = false;

@@ -10,7 +10,7 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostTaps = 4096;
-constexpr i64 kMostPlaces = 1 << 18;   // of an image, with the zeros between rows
+constexpr i64 kMostPlaces = 1 << 26;   // of an image, with the zeros between rows
 constexpr i64 kAllRowBytes = 2 << 20;  // of all rows of an image that threads share
 constexpr i64 kPartsOfThread = 2;
 constexpr i64 kSeveral = 8;               // small images, for which it is to be worth as well
@@ -22,10 +22,11 @@ constexpr double kFilled = 0.92;          // share of a unit's vectors that is e
 constexpr i64 kSumBytes = 384 << 10;      // of a task's outputs
 constexpr i64 kLastSumBytes = 768 << 10;  // of all channels, where they are written next to each other
 constexpr i64 kRowBytes = 640 << 10;      // of the rows that are folded together
-constexpr i64 kPanelBytes = 192 << 10;    // of inputs
-constexpr i64 kMostSpan = 2048;           // places of their products, with the zeros between rows
-constexpr i64 kMostPositions = 192;       // multiplied together
-constexpr i64 kInPlace = 64;              // positions of an image whose channels share cache lines
+constexpr i64 kStretchesOfThread = 4;
+constexpr i64 kPanelBytes = 192 << 10;  // of inputs
+constexpr i64 kMostSpan = 2048;         // places of their products, with the zeros between rows
+constexpr i64 kMostPositions = 192;     // multiplied together
+constexpr i64 kSmall = 64;              // positions of an image of which several may be computed together
 
 // Cycles that no other way takes.
 constexpr double kWait = 1;       // for the weights of a column
@@ -64,6 +65,7 @@ struct FoldLayout {
   FoldSchedule s;
   i64 phases = 1;
   i64 lowest = 0, highest = 0;  // shifts
+  bool flat = true;             // nothing to be read along the axes that have but one position
 };
 std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call) {
   FoldLayout layout;
@@ -82,10 +84,16 @@ std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call) {
     if (in == 0 || positions == 0 || room > kMostPlaces || layer.stride[a] > kMostPlaces) return {};
     s.pitch[a] = places;
     places *= room;
+    if (in > 1 || positions > 1) {
+      s.along = a;
+      s.nearest = nearest;
+      s.farthest = farthest[a];
+    }
     layout.phases *= layer.stride[a];
     if (places > kMostPlaces || layout.phases > kMostPlaces) return {};
   }
   s.image = places;
+  for (std::size_t a = 0; a < s.along; ++a) layout.flat = layout.flat && layer.kernel[a] == 1 && farthest[a] == 0;
   for (i64 z = 0; z < layer.kernel[0]; ++z)
     for (i64 y = 0; y < layer.kernel[1]; ++y)
       for (i64 x = 0; x < layer.kernel[2]; ++x) {
@@ -103,23 +111,32 @@ std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call) {
   return layout;
 }
 
-// Of so many images; nothing where they do not fit.
+// Of so many images, or bands of so many positions of one, or none where they do not fit.
 class FoldScheduler {
  public:
   FoldScheduler(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
-                const FoldLayout& layout, i64 images)
+                const FoldLayout& layout, i64 images, i64 band, i64 stretch)
       : layer_(layer), call_(call), packing_(packing), target_(target), phases_(layout.phases), s_(layout.s) {
-    const i64 lanes = target.lanes, bytes = target.number_bytes;
+    const i64 lanes = target.lanes, bytes = target.number_bytes, positions = s_.axis[s_.along].positions;
+    const i64 pitch = s_.pitch[s_.along];
+    banded_ = band < positions;
     s_.images = images;
-    s_.places = (images - 1) * s_.image + call.in[0] * s_.pitch[0];
-    s_.width = round_up((images - 1) * s_.image + s_.axis[0].positions * s_.pitch[0], lanes);
-    s_.before = round_up(-layout.lowest, lanes);
+    s_.band = band;
+    s_.stretch = stretch;
+    s_.places = banded_ ? (band + s_.farthest) * pitch : (images - 1) * s_.image + call.in[0] * s_.pitch[0];
+    s_.width = round_up((images - 1) * s_.image + band * pitch, lanes);
+    s_.before = before_of(layout, target);
     s_.row = s_.before + round_up(std::max(s_.places, s_.width + layout.highest), lanes) + lanes;
     unit_sums_ = packing.channels * phases_ * s_.width * bytes;
-    s_.together = std::min(kRowBytes / (s_.row * lanes * bytes), packing.units * packing.vectors);
+    const i64 all = packing.units * packing.vectors;
+    s_.together = std::min(kRowBytes / (s_.row * lanes * bytes), all);
+    if (banded_) {
+      s_.units = packing.units;
+      if (s_.together < all) s_.together = 0;
+    }
     if (!fits()) return;
     s_.vectors = std::min<i64>(s_.together, kMaxRowVectors);
-    s_.together = s_.together / s_.vectors * s_.vectors;
+    if (!banded_) s_.together = s_.together / s_.vectors * s_.vectors;
     s_.positions = std::min<i64>(kMaxPositions, target.registers / s_.vectors);
 
     const i64 row = call.in[2], rows = images * call.in[0] * call.in[1];
@@ -127,13 +144,23 @@ class FoldScheduler {
     s_.across = row <= most ? row : piece(row, most);
     s_.rows = row <= most ? std::min(most / row, rows) : 1;
     while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
-    near_ = images == 1 && row * call.in[0] * call.in[1] <= kInPlace;
-    s_.in_place = near_ || call.reads_last;
+    s_.in_place = images == 1 || call.reads_last;
+  }
+
+  // The most positions of a band whose rows and sums fit; 0 where there is none.
+  static i64 most_positions(const FoldPacking& packing, const Target& target, const FoldLayout& layout) {
+    if (!layout.flat) return 0;
+    const FoldSchedule& s = layout.s;
+    const i64 pitch = s.pitch[s.along], units = packing.units * target.number_bytes;
+    const i64 row = kRowBytes / (units * packing.vectors * target.lanes) - before_of(layout, target) -
+                    std::max(s.farthest * pitch, layout.highest) - 3 * target.lanes;
+    const i64 width = kSumBytes / (units * packing.channels * layout.phases) - target.lanes;
+    return std::max<i64>(std::min(row, width) / pitch, 0);
   }
 
   bool fits() const {
-    const i64 all = call_.writes_last && s_.images > 1 ? packing_.units * unit_sums_ : 0;
-    return s_.together >= 1 && unit_sums_ <= kSumBytes && all <= kLastSumBytes && span() <= kMostSpan;
+    const i64 all = banded_ || (call_.writes_last && s_.images > 1) ? packing_.units * unit_sums_ : 0;
+    return s_.band >= 1 && s_.together >= 1 && unit_sums_ <= kSumBytes && all <= kLastSumBytes && span() <= kMostSpan;
   }
 
   // Of all images, and so many units.
@@ -145,11 +172,13 @@ class FoldScheduler {
     const double vectors = static_cast<double>(units * packing_.vectors);
     const double taps = static_cast<double>(packing_.channels * layer_.taps());
     const double lines = static_cast<double>(s_.images * s_.axis[0].positions * s_.axis[1].positions);
-    const double unit = taps * (static_cast<double>(s_.places) * kTurn + static_cast<double>(s_.width / lanes) * kAdd) +
+    const double places = banded_ ? static_cast<double>(s_.image) : static_cast<double>(s_.places);
+    const double sums = banded_ ? places : static_cast<double>(s_.width);  // of a phase
+    const double unit = taps * (places * kTurn + sums / static_cast<double>(lanes) * kAdd) +
                         static_cast<double>(packing_.channels * phases_) * (kAddBegin + Cycles::piece * lines);
     double all = vectors * std::ceil(static_cast<double>(high * wide) / p) / v * tile +
                  static_cast<double>(units) * unit + Cycles::task;
-    if (!near_) {
+    if (!s_.in_place) {
       const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
       const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
       const double runs = static_cast<double>(std::min(s_.images, s_.rows));
@@ -159,8 +188,9 @@ class FoldScheduler {
     return all;
   }
 
-  // The fastest count of units for a task, or one image by all threads in turn, and how long a call takes.
+  // The fastest count of units for a task, or of bands, or one image by all threads in turn; how long a call takes.
   double share(int threads) {
+    if (banded_) return share_bands(threads);
     double least = 0;
     const i64 most = std::clamp<i64>(kSumBytes / unit_sums_, 1, packing_.units), fit = most * packing_.channels;
     for (i64 units = call_.writes_last ? packing_.units : most; units >= 1; --units) {
@@ -188,6 +218,14 @@ class FoldScheduler {
     return time;
   }
 
+  double share_bands(int threads) const {
+    const i64 stretches = ceil_div(s_.axis[s_.along].positions, s_.stretch), images = layer_.groups * call_.batch;
+    // What a stretch reads that another one reads as well.
+    const double again = static_cast<double>(s_.stretch + s_.farthest - s_.nearest) / static_cast<double>(s_.stretch);
+    const double all = cycles(packing_.units) * (stretches > 1 ? again : 1);
+    return turns(images * stretches, threads) * all / static_cast<double>(stretches);
+  }
+
   FoldSchedule finish(int threads) {
     const i64 lanes = target_.lanes, images = s_.images;
     s_.threads = threads;
@@ -204,12 +242,23 @@ class FoldScheduler {
     else
       why << "a task computes " << std::min(s_.units * packing_.channels, layer_.rows) << " of " << layer_.rows
           << (layer_.rows == 1 ? " channel of " : " channels of ") << images << (images == 1 ? " image" : " images");
+    if (banded_)
+      why << ", " << s_.band
+          << (s_.along == kAxes - 1 ? ""
+              : s_.along == 1       ? " rows of"
+                                    : " planes of")
+          << " positions at a time";
     why << "; " << say_threads(threads);
     s_.why = why.str();
     return std::move(s_);
   }
 
  private:
+  // Zeros or inputs of the band before.
+  static i64 before_of(const FoldLayout& layout, const Target& target) {
+    return round_up(std::max(-layout.lowest, -layout.s.nearest * layout.s.pitch[layout.s.along]), target.lanes);
+  }
+
   // At most so many places have the inputs that are multiplied together, with the zeros between and behind them.
   i64 span() const {
     const i64 planes = s_.rows / call_.in[1] + 1, between = s_.pitch[0] - call_.in[1] * s_.pitch[1];
@@ -224,7 +273,7 @@ class FoldScheduler {
   const i64 phases_;
   FoldSchedule s_;
   i64 unit_sums_ = 0;  // bytes
-  bool near_ = false;  // channels share cache lines
+  bool banded_ = false;
 };
 
 }  // namespace
@@ -234,19 +283,35 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
   if (call.batch == 0) return {};
   const std::optional<FoldLayout> layout = lay_out(layer, call);
   if (!layout) return {};
-  std::optional<FoldScheduler> best(std::in_place, layer, call, packing, target, *layout, 1);
+  const i64 positions = layout->s.axis[layout->s.along].positions, all_images = layer.groups * call.batch;
+  std::optional<FoldScheduler> best(std::in_place, layer, call, packing, target, *layout, 1, positions, positions);
+  const bool whole = best->fits();
+  const i64 most = std::min(FoldScheduler::most_positions(packing, target, *layout), positions - 1);
+  if (!whole && most < 1) return {};
+  // Stretches of so many bands; these are alike.
+  auto cut = [&](i64 stretches) {
+    const i64 stretch = ceil_div(positions, stretches), band = piece(stretch, most);
+    return FoldScheduler(layer, call, packing, target, *layout, 1, band, round_up(stretch, band));
+  };
+  if (!whole) best.emplace(cut(1));
   if (!best->fits()) return {};
-  const double all = best->cycles(packing.units) * static_cast<double>(layer.groups * call.batch);
-  const int threads = team.share(all / Cycles::serial);
+  const int threads = team.share(best->cycles(packing.units) * static_cast<double>(all_images) / Cycles::serial);
   double least = best->share(threads);
-  for (i64 images = 2; images <= call.batch && images * layout->s.image <= kTogether; images *= 2) {
-    FoldScheduler more(layer, call, packing, target, *layout, piece(call.batch, images));
-    if (!more.fits()) break;
-    const double time = more.share(threads);
-    if (time >= least) continue;
-    least = time;
-    best.emplace(std::move(more));
-  }
+  auto consider = [&](FoldScheduler other) {
+    if (!other.fits()) return false;
+    const double time = other.share(threads);
+    if (time < least) {
+      least = time;
+      best.emplace(std::move(other));
+    }
+    return true;
+  };
+  if (threads > 1 && most >= 1)
+    for (i64 stretches = 2; stretches <= std::min(ceil_div(kStretchesOfThread * threads, all_images), positions);
+         ++stretches)
+      consider(cut(stretches));
+  for (i64 images = 2; whole && images <= call.batch && images * layout->s.image <= kTogether; images *= 2)
+    if (!consider({layer, call, packing, target, *layout, piece(call.batch, images), positions, positions})) break;
   FoldSchedule s = best->finish(threads);
   s.cycles = least / static_cast<double>(layer.groups);
   return s;
@@ -258,7 +323,7 @@ bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& pack
   Call some{1, call.in, call.out, call.lo};
   const std::optional<FoldSchedule> image = plan_fold(layer, some, packing, target, {});
   if (!image) return false;
-  if (call.in[0] * call.in[1] * call.in[2] > kInPlace) return image->cycles < limit;
+  if (call.in[0] * call.in[1] * call.in[2] > kSmall) return image->cycles < limit;
   some.batch = kSeveral;
   const Packing direct = plan_packing(layer, target, Order::kAny);
   return image->cycles * plan_fold(layer, some, packing, target, {})->cycles <

@@ -19,13 +19,13 @@ constexpr i64 kTerms = 256;                // in registers: fewer than directly,
 constexpr i64 kSlack = 4096;               // reads may pass the end
 
 // Cycles, as fitted to 6,870 random layers on AVX-512; the direct way has an estimate of its own, in the schedule.
-constexpr double kProduct = 0.34;  // a vector times a weight, added
-constexpr double kWeightByte = 0.127;
-constexpr double kInput = 9.3;     // a vector of inputs copied and transformed
-constexpr double kInputRow = 6.3;  // to begin with a row of them
-constexpr double kOutput = 7.5;    // a vector of products transformed back
-constexpr double kWritten = 3;     // a vector of outputs, more than in the direct way
-constexpr double kWrittenRow = 7;  // a row of them
+constexpr double kProduct = 0.31;  // a vector times a weight, added
+constexpr double kWeightByte = 0.115;
+constexpr double kInput = 8.4;       // a vector of inputs copied and transformed
+constexpr double kInputRow = 5.7;    // to begin with a row of them
+constexpr double kOutput = 6.8;      // a vector of products transformed back
+constexpr double kWritten = 2.7;     // a vector of outputs, more than in the direct way
+constexpr double kWrittenRow = 6.3;  // a row of them
 constexpr double kTask = 500;
 constexpr double kSmall = 5e4;  // in the direct way: not worth it
 

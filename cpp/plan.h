@@ -18,6 +18,7 @@ struct Limits {
   static constexpr i64 offsets = 64;             // window places in one panel
   static constexpr i64 together = 1024;          // phases and channels written next to each other, channels last
   static constexpr i64 stream_bytes = 12 << 20;  // outputs beyond this do not stay in the caches
+  static constexpr i64 far_bytes = 6 << 20;      // inputs that come from memory or from a cache that cores share
 };
 
 // What the kernels of an instruction set can hold.

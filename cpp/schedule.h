@@ -111,6 +111,9 @@ struct Cycles {
   static constexpr double piece = 8;      // a row of outputs to begin with
   static constexpr double task = 500;
   static constexpr double serial = 1e5;  // below which waking another thread costs more
+  // To wait for a vector of inputs that comes from memory, and channels last: direct and filtered. Folding fetches
+  // inputs while it multiplies the ones before.
+  static constexpr double far = 3.5, far_last = 10, far_filtered = 4, far_filtered_last = 25;
 };
 
 struct Schedule {

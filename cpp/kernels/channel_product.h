@@ -85,6 +85,7 @@ void channel_product(const ChannelProduct<T>& p) {
 }
 
 constexpr int kColumnsAhead = 64;  // fetched from the second-level cache
+constexpr int kInputsAhead = 2;    // fetched into it
 
 // With tiles of a vector, and columns next to each other, of positions that lie `x_pitch` apart: few of them take an
 // address of their own, and no register has to be fetched back in between.
@@ -93,11 +94,13 @@ void line_product(const ChannelProduct<T>& p) {
   constexpr int kNear = 4, kFar = (P + kNear - 1) / kNear;
   Vector<T> acc[P][NV] = {};
   const i64 pitch = p.x_pitch, pitch3 = 3 * pitch, tile = p.w_tile_stride;
+  const char* ahead = p.ahead;
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* w = p.w + p.w_offset[tap];
     const T* x[kFar];
     for (int f = 0; f < kFar; ++f) x[f] = p.x[0] + p.x_tap[tap] + f * kNear * pitch;
-    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>) {
+    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, ahead += p.ahead_step) {
+      __builtin_prefetch(ahead, 0, kInputsAhead);
       Vector<T> rows[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
@@ -123,9 +126,11 @@ template <typename T, int NV, int P>
 void plane_product(const ChannelProduct<T>& p) {
   Vector<T> acc[P][NV] = {};
   const i64 tile = p.w_tile_stride, stride = p.x_stride;
+  const char* ahead = p.ahead;
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T *w = p.w + p.w_offset[tap], *x = p.x[0] + p.x_tap[tap];
-    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, x += stride) {
+    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, x += stride, ahead += p.ahead_step) {
+      __builtin_prefetch(ahead, 0, kInputsAhead);
       Vector<T> rows[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {

@@ -78,9 +78,9 @@ struct ChannelProduct {
   T* c;
   const i64* c_offset;
   bool accumulate;
-  const T* bias;      // added last, unless null
-  const char* ahead;  // fetched meanwhile: so many bytes for each tap and column; but by a line product
-  i64 ahead_step;
+  const T* bias;                // added last, unless null
+  const char* ahead = nullptr;  // fetched meanwhile: so many bytes for each tap and column
+  i64 ahead_step = 0;
   bool past_caches = false;  // c lies on vectors, and will not be read soon
   // A line product reads x[0][q*x_pitch + x_tap[tap] + column], a plane product x[0][q + x_tap[tap] + column*x_stride].
   i64 x_pitch = 0;

@@ -112,9 +112,7 @@ def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ..
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
     last = is_last(y)
-    packed = engine.Packed(
-        array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=last, once=once
-    )
+    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=last, once=once)
     return _run(packed, y, w, geometry, size, last)
 
 
