@@ -129,27 +129,68 @@ void interleave_steps(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T
   for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
 }
 
-// Any step from a vector's length on: blocks of phases are transposed; the last block overlaps the one before.
+// Any step from a vector's length on: blocks of phases and positions are transposed. Positions of several rows go
+// together where their sums do; what a row lacks of its first and last one is left out. Without `excess` nothing is
+// read behind the last one.
 template <typename T, typename Bias>
-void interleave_wide(const T* src, i64 pitch, i64 step, i64 first, i64 last, Bias bias, T* dst, bool excess) {
-  constexpr int L = kLanes<T>;
-  const i64 q_first = (first + step - 1) / step, q_last = last / step;
-  auto one = [&](i64 e) { dst[e - first] = src[(e % step) * pitch + e / step] + bias(e % step); };
-  if (q_first >= q_last || (!excess && q_first + L > q_last)) {
-    for (i64 e = first; e < last; ++e) one(e);
-    return;
-  }
-  for (i64 e = first; e < q_first * step; ++e) one(e);
-  for (i64 q = q_first; q < q_last; q = excess || q + 2 * L <= q_last || q + L == q_last ? q + L : q_last - L)
-    for (i64 block = 0; block < step; block += L) {
-      const i64 r = block + L <= step ? block : step - L;
-      Vector<T> in[L], out[L];
-      for (int i = 0; i < L; ++i) in[i] = load(src + (r + i) * pitch + q) + bias(r + i);
-      zip<T, L>(in, out);
-      for (int i = 0; i < L; ++i) store(dst + (q + i) * step + r - first, out[i]);
+class Transposed {
+ public:
+  Transposed(i64 pitch, i64 step, Bias bias, bool excess) : pitch_(pitch), step_(step), bias_(bias), excess_(excess) {}
+
+  void add(const T* src, i64 first, i64 last, T* dst) {
+    T* to = dst - first % step_;
+    for (i64 q = first / step_, left = last - q * step_, skip = first % step_; left > 0; ++q, left -= step_, skip = 0) {
+      const bool runs_on = src + q == from_ + count_;
+      if (count_ == kLanes<T> || !runs_on) write();
+      if (!runs_on) before_ = 0;
+      if (count_ == 0) from_ = src + q;
+      places_[count_++] = {to, skip, left < step_ ? left : step_};
+      to += step_;
     }
-  for (i64 e = q_last * step; e < last; ++e) one(e);
-}
+  }
+
+  void write() {
+    constexpr int L = kLanes<T>;
+    const int back = excess_ ? 0 : L - count_;
+    if (back > before_) {
+      for (int i = 0; i < count_; ++i)
+        for (i64 r = places_[i].first; r < places_[i].last; ++r) places_[i].to[r] = from_[r * pitch_ + i] + bias_(r);
+    } else {
+      for (i64 block = 0; count_ > 0 && block < step_; block += L) {
+        const i64 r = block + L <= step_ ? block : step_ - L;
+        Vector<T> in[L], out[L];
+        for (int i = 0; i < L; ++i) in[i] = load(from_ - back + (r + i) * pitch_) + bias_(r + i);
+        zip<T, L>(in, out);
+        for (int i = 0; i < count_; ++i) put(out[back + i], r, places_[i]);
+      }
+    }
+    from_ += count_;
+    before_ = count_;
+    count_ = 0;
+  }
+
+ private:
+  // Of a position: where its phases lie, and those that are wanted.
+  struct Place {
+    T* to;
+    i64 first, last;
+  };
+
+  static void put(Vector<T> phases, i64 r, const Place& place) {
+    constexpr int L = kLanes<T>;
+    if (place.first <= r && r + L <= place.last) return store(place.to + r, phases);
+    T some[L];
+    store(some, phases);
+    for (i64 p = place.first > r ? place.first : r; p < place.last && p < r + L; ++p) place.to[p] = some[p - r];
+  }
+
+  const i64 pitch_, step_;
+  const Bias bias_;
+  const bool excess_;
+  const T* from_ = nullptr;
+  int count_ = 0, before_ = 0;  // positions together, and those before them that can be read as well
+  Place places_[kLanes<T>];
+};
 
 // Any other step, number by number.
 template <typename T, typename Bias>
@@ -187,12 +228,13 @@ void interleave_with(const T* src, i64 pitch, i64 step, const RowPart* rows, i64
             ...);
   };
   if (one_of(std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 24>{})) return;
-  all([&](const T* from, i64 first, i64 last, T* to) {
-    if (step >= kLanes<T>)
-      interleave_wide(from, pitch, step, first, last, bias, to, excess);
-    else
+  if (step < kLanes<T>)
+    return all([&](const T* from, i64 first, i64 last, T* to) {
       interleave_any(from, pitch, step, first, last, bias, to);
-  });
+    });
+  Transposed<T, Bias> transposed(pitch, step, bias, excess);
+  all([&](const T* from, i64 first, i64 last, T* to) { transposed.add(from, first, last, to); });
+  transposed.write();
 }
 
 // One bias stays in a register.
