@@ -57,7 +57,7 @@ template <typename T, int R, int NV, int P>
 void channel_product(const ChannelProduct<T>& p) {
   constexpr int C = kColumns<T, R>;
   Vector<T> acc[P][NV] = {};
-  const char* ahead = p.ahead;
+  const char* ahead = p.ahead ? p.ahead : reinterpret_cast<const char*>(p.w);
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* w = p.w + p.w_offset[tap];
     const T* const* places = p.x + tap * p.x_step;
@@ -94,7 +94,7 @@ void line_product(const ChannelProduct<T>& p) {
   constexpr int kNear = 4, kFar = (P + kNear - 1) / kNear;
   Vector<T> acc[P][NV] = {};
   const i64 pitch = p.x_pitch, pitch3 = 3 * pitch, tile = p.w_tile_stride;
-  const char* ahead = p.ahead;
+  const char* ahead = p.ahead ? p.ahead : reinterpret_cast<const char*>(p.w);
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* w = p.w + p.w_offset[tap];
     const T* x[kFar];
@@ -126,7 +126,7 @@ template <typename T, int NV, int P>
 void plane_product(const ChannelProduct<T>& p) {
   Vector<T> acc[P][NV] = {};
   const i64 tile = p.w_tile_stride, stride = p.x_stride;
-  const char* ahead = p.ahead;
+  const char* ahead = p.ahead ? p.ahead : reinterpret_cast<const char*>(p.w);
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T *w = p.w + p.w_offset[tap], *x = p.x[0] + p.x_tap[tap];
     for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, x += stride, ahead += p.ahead_step) {
