@@ -264,8 +264,8 @@ class Task {
     }
   }
 
-  // A run of positions, channels last. Most products read at the same distances for all positions; those at borders
-  // have zeros for what lies outside.
+  // A run of positions, channels last. Most lie in a line and read at the same distances; those at borders, with zeros
+  // for what lies outside, and those left over are multiplied together.
   void multiply_run(const Block& block) {
     const Reduction& r = *block.reduction;
     const PhaseTaps& phase = schedule_.phases[block.phase];
@@ -283,36 +283,33 @@ class Task {
     const i64 rest = static_cast<i64>(block.phase);
     const Size residue{rest / (axis[2].out_step * axis[1].out_step), rest / axis[2].out_step % axis[1].out_step,
                        rest % axis[2].out_step};
-    const T* x[Limits::offsets * kMaxPositions];
-    i64 c_offset[kMaxPositions], count = 0;
-    p.x = x;
-    p.c_offset = c_offset;
-    auto flush = [&](bool in_line) {
-      p.x_step = in_line ? 0 : kMaxPositions;
-      p.x_pitch = in_line ? axis[2].in_step * in_channels_ : 0;
+    const T *apart[Limits::offsets * kMaxPositions], *first;
+    i64 c_apart[kMaxPositions], c_line[kMaxPositions], count = 0;
+    auto flush = [&] {
+      p.x = apart;
+      p.x_step = kMaxPositions;
+      p.x_pitch = 0;
+      p.c_offset = c_apart;
       if (count > 0) run_product(p, block, count);
       count = 0;
     };
-    i64 all = 0;
-    for (const Segment& s : segments_) all += outputs_of(s, residue);
-    i64 most = piece(std::max<i64>(all, 1), map_.positions);
+    const i64 step = axis[2].in_step, most = map_.positions;
     for (const Segment& s : segments_) {
       const i64 length = outputs_of(s, residue);
       if (length == 0) continue;
-      if (map_.by_rows) most = piece(length, map_.positions);
       const T* line[Limits::offsets];  // per tap, the first position's input, if there is such a line
       i64 start[Limits::offsets], inside = 0, end = length;  // where no tap reads outside
       for (i64 t = 0; t < p.taps; ++t) {
         const i64 z = s.at[0] * axis[0].in_step + (*offset[t])[0], y = s.at[1] * axis[1].in_step + (*offset[t])[1];
-        start[t] = s.at[2] * axis[2].in_step + (*offset[t])[2];
+        start[t] = s.at[2] * step + (*offset[t])[2];
         const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
         line[t] =
             x_ +
             (((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) * axis[2].in) * in_channels_ +
             group_ * layer_.cols + r.column_first;
-        inside = std::max(inside, exists ? ceil_div(-start[t], axis[2].in_step) : length);
-        end = std::min(end, ceil_div(axis[2].in - start[t], axis[2].in_step));
-        if (!exists) start[t] = -length * axis[2].in_step;  // outside, all of it
+        if (!exists) start[t] = -length * step;  // outside, all of it
+        if (start[t] < 0) inside = std::max(inside, std::min(ceil_div(-start[t], step), length));
+        if (start[t] + (length - 1) * step >= axis[2].in) end = std::min(end, ceil_div(axis[2].in - start[t], step));
       }
       const i64 c = (((s.batch * axis[0].out + s.at[0] * axis[0].out_step + residue[0]) * axis[1].out +
                       s.at[1] * axis[1].out_step + residue[1]) *
@@ -320,26 +317,34 @@ class Task {
                      s.at[2] * axis[2].out_step + residue[2]) *
                     out_channels_;
       const i64 c_step = axis[2].out_step * out_channels_;
+      // Those inside are cut into equal tiles, or full ones, if equal ones would be narrow.
+      const i64 wide = inside < end ? piece(end - inside, most) : most;
+      const bool equal = 4 * wide >= 3 * most;
       for (i64 i = 0; i < length;) {
-        if (count == 0 && i >= inside && i + most <= end) {
+        const i64 here = i < inside ? 0 : equal ? std::min(wide, end - i) : most;
+        if (here > 0 && i + here <= end) {
+          p.x_step = 0;
+          p.x_pitch = step * in_channels_;
+          p.c_offset = c_line;
+          p.x = &first;
+          first = p.taps ? line[0] + (start[0] + i * step) * in_channels_ : panel_;
           for (i64 t = 0; t < p.taps; ++t) taps.x_tap[t] = (line[t] - line[0]) + (start[t] - start[0]) * in_channels_;
-          x[0] = p.taps ? line[0] + (start[0] + i * axis[2].in_step) * in_channels_ : panel_;
-          for (; count < most; ++count, ++i) c_offset[count] = c + i * c_step;
-          flush(true);
+          for (i64 q = 0; q < here; ++q) c_line[q] = c + (i + q) * c_step;
+          run_product(p, block, here);
           std::fill_n(taps.x_tap, p.taps, 0);
+          i += here;
           continue;
         }
         for (i64 t = 0; t < p.taps; ++t) {
-          const i64 at = start[t] + i * axis[2].in_step;
-          x[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[t] + at * in_channels_ : panel_;
+          const i64 at = start[t] + i * step;
+          apart[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[t] + at * in_channels_ : panel_;
         }
-        c_offset[count] = c + i * c_step;
+        c_apart[count] = c + i * c_step;
         ++i;
-        if (++count == most) flush(false);
+        if (++count == most) flush();
       }
-      if (map_.by_rows) flush(false);
     }
-    flush(false);
+    flush();
   }
 
   // How many of a segment's positions have an output in this phase.

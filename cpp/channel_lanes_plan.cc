@@ -313,10 +313,7 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
     map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
     const i64 fit = adds ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
     const i64 cuts = ceil_div(layer.rows, map.chunk) * layer.groups;
-    // Positions in a line are multiplied faster: products end with rows unless these are too short for that.
-    const i64 row = schedule.axis[2].positions, wide = piece(row, map.positions);
-    map.by_rows = cycles(packing, 64, row, 1, wide, map.vectors) * static_cast<double>(map.positions) <
-                  1.15 * cycles(packing, 64, map.positions, 1, map.positions, map.vectors) * static_cast<double>(row);
+    const i64 row = schedule.axis[2].positions;
     for (i64 most = std::clamp<i64>(fit, map.positions, schedule.positions);; most /= 2) {
       map.run = piece(schedule.positions, std::max(most, map.positions));
       if (map.run > row) map.run = round_up(map.run, row);

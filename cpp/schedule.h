@@ -89,7 +89,6 @@ struct ChannelLanes {
   std::vector<std::vector<Group>> groups;  // per phase
   std::optional<Rectangle> rectangle;
   i64 run = 0;                     // positions of a run; there are no groups then
-  bool by_rows = false;            // products of a run end with its rows
   bool last = false;               // channels last: inputs are read, and outputs written, where they lie
   i64 inputs = 0, outputs = 0;     // of an image or rectangle
   bool zeros = false;              // the last of the inputs is a zero, for taps that read outside
