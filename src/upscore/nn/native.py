@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from upscore import engine
 from upscore.engine import Method
 from upscore.geometry import Geometry
-from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, last_array, pack
+from upscore.nn.packing import CHANNELS_LAST, Form, array, last_array, pack
 
 __all__ = [
     "conv_transpose",
@@ -74,13 +74,23 @@ def memory_format(*tensors: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _run(packed: engine.Packed, x: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], last: bool) -> Tensor:
-    """``packed`` on ``x``, which is ``last`` or not; of x's dtype and the memory format that x and w ask for."""
+def _layout(x: Tensor, w: Tensor) -> tuple[bool, bool]:
+    """Whether the result is channels last, and whether ``x`` lies so, too; one channel may lie first as well."""
+    last = memory_format(x, w)
+    if last is torch.contiguous_format or not x.numel():
+        return False, False
+    return True, x.is_contiguous(memory_format=last)
+
+
+def _run(
+    packed: engine.Packed, x: Tensor, geometry: Geometry, size: tuple[int, ...], last: bool, reads: bool
+) -> Tensor:
+    """``packed`` on ``x``; ``last`` and ``reads`` are what :func:`_layout` says. The result has the dtype of ``x``."""
     threads = torch.get_num_threads()
-    if last and 0 not in size:
-        y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
-    elif memory_format(x, w) is torch.contiguous_format or not x.numel() or 0 in size:
+    if not last or 0 in size:
         y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
+    elif reads:
+        y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
     else:
         y = _from_last(engine.channels_last(packed.run(array(x), geometry, size, threads=threads), threads))
     return y if y.dtype is x.dtype else y.to(x.dtype)
@@ -103,17 +113,17 @@ def conv_transpose(
     form: Form | None = None,
 ) -> Tensor:
     """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
-    last = is_last(x)
-    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=last)
-    return _run(packed, x, w, geometry, size, last)
+    last, reads = _layout(x, w)
+    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=reads)
+    return _run(packed, x, geometry, size, last, reads)
 
 
 def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
     """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
-    last = is_last(y)
-    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=last, once=once)
-    return _run(packed, y, w, geometry, size, last)
+    last, reads = _layout(y, w)
+    packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=reads, once=once)
+    return _run(packed, y, geometry, size, last, reads)
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:
