@@ -369,12 +369,13 @@ class Plan {
 
 template <typename T>
 void gradient_of_weights(In<T> x, In<T> grad_y, Out<T> grad_w, Size stride, Size dilation, Size lo, i64 groups,
-                         Method method, int threads) {
+                         Method method, int threads, bool x_last, bool grad_last) {
   const Layer layer = layer_of(axes_of(grad_w), stride, dilation, groups, dim(grad_w, 0), dim(grad_w, 1), true);
-  const Call call{dim(x, 0), axes_of(x), axes_of(grad_y), lo};
+  const Call call{dim(x, 0), axes_of(x, x_last), axes_of(grad_y, grad_last), lo, x_last, grad_last};
   require(dim(x, 0) == dim(grad_y, 0), "input and gradient have the same batch");
-  require(dim(x, 1) == dim(grad_w, 0), "the input has the weights' channels");
-  require(dim(grad_y, 1) == layer.groups * layer.rows, "the gradient has the layer's channels");
+  require(dim(x, x_last ? x.ndim() - 1 : 1) == dim(grad_w, 0), "the input has the weights' channels");
+  require(dim(grad_y, grad_last ? grad_y.ndim() - 1 : 1) == layer.groups * layer.rows,
+          "the gradient has the layer's channels");
   nb::gil_scoped_release release;
   weight_gradient(layer, call, active_table<T>(), method, team_of(threads), x.data(), grad_y.data(), grad_w.data());
   if (threads > 1) end_call();
@@ -430,7 +431,7 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,
-        "lo"_a, "groups"_a, "method"_a, "threads"_a);
+        "lo"_a, "groups"_a, "method"_a, "threads"_a, "x_last"_a = false, "grad_last"_a = false);
   m.def("bias_gradient", &gradient_of_bias<T>, "grad_y"_a, "grad_bias"_a.noconvert(), "threads"_a);
   m.def("turn", &turn_array<T>, "src"_a.noconvert(), "dst"_a.noconvert(), "threads"_a);
   m.def(make_empty, &empty<T>, "shape"_a);

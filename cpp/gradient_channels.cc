@@ -79,6 +79,11 @@ class Multiplied final : public WeightGradient<T> {
       turn_gradient(part, at, gradient);
       turn_inputs(in_, part, at, i64{in_.kernels.tile_rows}, inputs,
                   [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
+                    const i64 pixel = layer.groups * layer.cols;
+                    if (in_.call.reads_last) {
+                      for (i64 i = 0; i < length; ++i) std::copy_n(source + i * pixel, columns, to + i * columns);
+                      return;
+                    }
                     const bool excess = end - source >= (columns - 1) * in_.in_plane() + length + in_.kernels.lanes;
                     const RowPart row{0, 0, columns * length, 0};
                     in_.kernels.interleave(source, in_.in_plane(), columns, &row, 1, nullptr, 0, to, excess);
@@ -111,7 +116,6 @@ class Multiplied final : public WeightGradient<T> {
     const Layer& layer = in_.layer;
     const Size& out = in_.call.out;
     const i64 x0 = at.first[2] * layer.stride[2] - in_.call.lo[2], y0 = at.first[1] * layer.stride[1] - in_.call.lo[1];
-    const T* const end = in_.grad_y + in_.call.batch * layer.groups * layer.rows * in_.out_plane();
     const i64 width = width_of(part), line = tiles_.wide() * width;
     const i64 skip = std::clamp<i64>(-x0, 0, tiles_.wide()), stop = std::clamp<i64>(out[2] - x0, skip, tiles_.wide());
     for (i64 n = 0; n < at.images; ++n)
@@ -122,11 +126,19 @@ class Multiplied final : public WeightGradient<T> {
             std::fill_n(gradient, line, T(0));
             continue;
           }
-          const i64 channel = ((at.image + n) * layer.groups + part.group) * layer.rows + part.row;
+          const Image<T> image = in_.gradient(at.image + n, part.group * layer.rows + part.row);
+          const T* const from = image.first + ((z * out[1] + y) * out[2] + x0 + skip) * image.step();
+          T* const to = gradient + skip * width;
           std::fill_n(gradient, skip * width, T(0));
           std::fill_n(gradient + stop * width, (tiles_.wide() - stop) * width, T(0));
-          in_.kernels.transpose(in_.grad_y + channel * in_.out_plane() + (z * out[1] + y) * out[2] + x0 + skip, end,
-                                in_.out_plane(), part.rows, stop - skip, nullptr, gradient + skip * width, width);
+          if (image.pixel == 0) {
+            in_.kernels.transpose(from, image.end, in_.out_plane(), part.rows, stop - skip, nullptr, to, width);
+            continue;
+          }
+          for (i64 i = 0; i < stop - skip; ++i) {
+            std::copy_n(from + i * image.pixel, part.rows, to + i * width);
+            std::fill_n(to + i * width + part.rows, width - part.rows, T(0));
+          }
         }
       }
   }

@@ -14,6 +14,7 @@ constexpr i64 kGradientBytes = 448 << 10;  // of the output's gradient around on
 constexpr i64 kPositions = 256;            // of a tile
 constexpr i64 kColumns = 192;              // input channels of a task
 constexpr i64 kLines = Limits::offsets;    // rows of positions in a tile
+constexpr i64 kPixels = 32;                // copied together
 
 template <typename T>
 class Broadcast final : public WeightGradient<T> {
@@ -93,10 +94,13 @@ class Broadcast final : public WeightGradient<T> {
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const Tile at = tiles_.tile(tile);
       copy_gradient(part, at, gradient);
-      turn_inputs(in_, part, at, i64{in_.kernels.lanes}, inputs,
-                  [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
-                    in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, columns);
-                  });
+      if (in_.call.reads_last)
+        copy_inputs(part, at, inputs);
+      else
+        turn_inputs(in_, part, at, i64{in_.kernels.lanes}, inputs,
+                    [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
+                      in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, columns);
+                    });
       multiply(part, at, inputs, gradient, sum);
     }
     // sum[row][tap][column] -> grad_w[column][row][tap]
@@ -111,6 +115,21 @@ class Broadcast final : public WeightGradient<T> {
   using Part = GradientTiles::Part;
   using Tile = GradientTiles::Tile;
 
+  // What turn_inputs makes, of channels last: some pixels at a time, so that these are read from memory once.
+  void copy_inputs(const Part& part, const Tile& at, T* inputs) const {
+    const Size& size = in_.call.in;
+    const i64 lanes = in_.kernels.lanes, all = at.images * at.down * at.across;
+    for (i64 line = 0; line < at.images * at.down; ++line) {
+      const Image<T> image = in_.input(at.image + line / at.down, part.group * in_.layer.cols + part.column);
+      const i64 first = (at.first[0] * size[1] + at.first[1] + line % at.down) * size[2] + at.first[2];
+      for (i64 i = 0; i < at.across; i += kPixels)
+        for (i64 c = 0; c < part.columns; c += lanes)
+          in_.kernels.transform_sets[1](image.first + (first + i) * image.pixel + c, 0, image.pixel,
+                                        std::min(kPixels, at.across - i), inputs + c * all + i * lanes, 0, lanes);
+      inputs += at.across * lanes;
+    }
+  }
+
   // gradient[channel][image][tap of the first axis][row][column]: all that the tile's taps can reach, zeros outside of
   // the output.
   void copy_gradient(const Part& part, const Tile& at, T* gradient) const {
@@ -119,24 +138,37 @@ class Broadcast final : public WeightGradient<T> {
     const i64 x0 = at.first[2] * layer.stride[2] - in_.call.lo[2], y0 = at.first[1] * layer.stride[1] - in_.call.lo[1];
     const i64 width = tiles_.wide(), skip = std::clamp<i64>(-x0, 0, width),
               stop = std::clamp<i64>(out[2] - x0, skip, width);
-    for (i64 row = 0; row < part.rows; ++row)
-      for (i64 n = 0; n < at.images; ++n) {
-        const i64 channel = ((at.image + n) * layer.groups + part.group) * layer.rows + part.row + row;
-        T* to = gradient + (row * tiles_.images + n) * layer.kernel[0] * tiles_.tall() * width;
-        for (i64 tz = 0; tz < layer.kernel[0]; ++tz) {
-          const i64 z = at.first[0] * layer.stride[0] + tz * layer.dilation[0] - in_.call.lo[0];
-          for (i64 y = y0; y < y0 + tiles_.tall(); ++y, to += width) {
-            if (z < 0 || z >= out[0] || y < 0 || y >= out[1] || skip == stop) {
-              std::fill_n(to, width, T(0));
-              continue;
-            }
-            const T* from = in_.grad_y + channel * in_.out_plane() + (z * out[1] + y) * out[2] + x0;
-            std::fill_n(to, skip, T(0));
-            std::copy(from + skip, from + stop, to + skip);
-            std::fill_n(to + stop, width - stop, T(0));
+    const i64 channel = part.group * layer.rows + part.row, slabs = tiles_.images * layer.kernel[0] * tiles_.tall();
+    i64 line = 0;  // of all of a channel
+    for (i64 n = 0; n < at.images; ++n) {
+      const Image<T> image = in_.gradient(at.image + n, channel);
+      for (i64 tz = 0; tz < layer.kernel[0]; ++tz) {
+        const i64 z = at.first[0] * layer.stride[0] + tz * layer.dilation[0] - in_.call.lo[0];
+        for (i64 y = 0; y < tiles_.tall(); ++y, ++line) {
+          if (y % layer.stride[1] >= tiles_.extent(1)) continue;  // no tap reads it
+          T* const to = gradient + line * width;
+          const bool exists = z >= 0 && z < out[0] && y0 + y >= 0 && y0 + y < out[1] && skip < stop;
+          const T* const from = image.first + (exists ? (z * out[1] + y0 + y) * out[2] + x0 + skip : 0) * image.step();
+          for (i64 row = 0; row < part.rows; ++row) {
+            T* const here = to + row * slabs * width;
+            std::fill_n(here, exists ? skip : width, T(0));
+            if (!exists) continue;
+            if (image.pixel == 0) std::copy_n(from + row * in_.out_plane(), stop - skip, here + skip);
+            std::fill_n(here + stop, width - stop, T(0));
           }
+          if (exists && image.pixel > 0)
+            turn_pixels(from, image.end, image.pixel, stop - skip, part.rows, to + skip, slabs * width);
         }
       }
+    }
+  }
+
+  // to[channel * pitch + pixel] = from[pixel * apart + channel]. Whole vectors are written, and no more.
+  void turn_pixels(const T* from, const T* end, i64 apart, i64 pixels, i64 channels, T* to, i64 pitch) const {
+    const i64 whole = pixels / in_.kernels.lanes * in_.kernels.lanes;
+    if (whole > 0) in_.kernels.transpose(from, end, apart, whole, channels, nullptr, to, pitch);
+    for (i64 c = 0; c < channels; ++c)
+      for (i64 i = whole; i < pixels; ++i) to[c * pitch + i] = from[i * apart + c];
   }
 
   void multiply(const Part& part, const Tile& at, const T* inputs, const T* gradient, T* sum) const {

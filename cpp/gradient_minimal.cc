@@ -201,8 +201,7 @@ class Filtered final : public WeightGradient<T> {
     const SetAxis &deep = sets_[0], &down = sets_[1], &across = sets_[2];
     const i64 vectors = ceil_div(part.columns, lanes_);
     const auto [image, z, y] = set_row(at.number, sets_[0].plan.positions, sets_[1].plan.positions);
-    const Image<T> from = image_of(in_.x, in_.call.batch, layer.groups * layer.cols, in_.call.in, false, image,
-                                   part.group * layer.cols + part.column + v * lanes_);
+    const Image<T> from = in_.input(image, part.group * layer.cols + part.column + v * lanes_);
     const i64 line = input_span() * lanes_;
     for (i64 i = 0; i < lines_[0] * lines_[1]; ++i)
       turn_row(in_.kernels, from, std::min(lanes_, part.columns - v * lanes_),
@@ -220,8 +219,7 @@ class Filtered final : public WeightGradient<T> {
     const AxisPlan &deep = sets_[0].plan, &down = sets_[1].plan, &across = sets_[2].plan;
     const i64 pitch = ceil_div(part.rows, lanes_) * at.all * lanes_;
     const auto [image, z, y] = set_row(at.number, sets_[0].plan.positions, sets_[1].plan.positions);
-    const Image<T> from = image_of(in_.grad_y, in_.call.batch, layer.groups * layer.rows, in_.call.out, false, image,
-                                   part.group * layer.rows + part.row + v * lanes_);
+    const Image<T> from = in_.gradient(image, part.group * layer.rows + part.row + v * lanes_);
     const i64 span = at.count * across.out_step, line = span * lanes_, phases = layer.stride[2];
     for (i64 lead = 0; lead < part.leads; ++lead) {
       const i64 rz = (part.lead + lead) / layer.stride[1], ry = (part.lead + lead) % layer.stride[1];

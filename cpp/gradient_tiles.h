@@ -69,17 +69,17 @@ template <typename T, typename Turn>
 void turn_inputs(const GradientInputs<T>& in, const GradientTiles::Part& part, const GradientTiles::Tile& at, i64 block,
                  T* inputs, Turn&& turn) {
   const Size& size = in.call.in;
-  const T* const end = in.x + in.call.batch * in.layer.groups * in.layer.cols * in.in_plane();
   const bool joined = at.across == size[2];
   const i64 lines = joined ? 1 : at.down, length = joined ? at.down * at.across : at.across;
   for (i64 c = 0; c < part.columns; c += block) {
     const i64 columns = std::min(block, part.columns - c);
-    for (i64 n = 0; n < at.images; ++n)
+    for (i64 n = 0; n < at.images; ++n) {
+      const Image<T> image = in.input(at.image + n, part.group * in.layer.cols + part.column + c);
       for (i64 r = 0; r < lines; ++r, inputs += length * columns) {
-        const i64 channel = ((at.image + n) * in.layer.groups + part.group) * in.layer.cols + part.column + c;
-        turn(in.x + channel * in.in_plane() + (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2], end,
-             columns, length, inputs);
+        const i64 position = (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2];
+        turn(image.first + position * image.step(), image.end, columns, length, inputs);
       }
+    }
   }
 }
 

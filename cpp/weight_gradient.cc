@@ -11,6 +11,7 @@
 #include "gradient_taps.h"
 #include "scratch.h"
 #include "threads.h"
+#include "turn.h"
 
 namespace upscore {
 namespace {
@@ -21,6 +22,38 @@ constexpr i64 kAdded = 4096;             // numbers of a slice that are added at
 constexpr i64 kSerialSums = 1 << 17;     // below which waking another thread costs more
 constexpr double kSerialCycles = 2e5;    // below which waking another thread costs more
 constexpr double kFilteredCycles = 1e6;  // below which finding out about minimal filtering does
+constexpr double kTurned = 1.2;          // cycles to turn a number before
+
+// The fastest way, of all or of those that read channels last.
+template <typename T>
+std::unique_ptr<WeightGradient<T>> fastest(const GradientInputs<T>& inputs, Method method) {
+  const Call& call = inputs.call;
+  const bool last = call.reads_last || call.writes_last;
+  std::unique_ptr<WeightGradient<T>> way;
+  auto consider = [&](std::unique_ptr<WeightGradient<T>> other) {
+    if (other && (!way || other->cost < way->cost)) way = std::move(other);
+  };
+  if (!last)
+    for (auto make : {gradient_taps<T>, gradient_channelwise<T>, gradient_planes<T>}) consider(make(inputs));
+  for (auto make : {gradient_channels<T>, gradient_inputs<T>}) consider(make(inputs));
+  const double positions = static_cast<double>(call.batch * inputs.layer.groups * inputs.in_plane());
+  const bool worth = method == Method::kFastest && way && way->cost * positions > kFilteredCycles;
+  if (worth || method == Method::kFiltered)
+    if (auto filtered = gradient_minimal(inputs); filtered && (!worth || filtered->cost < way->cost))
+      way = std::move(filtered);
+  return way;
+}
+
+// Channels first, where they are last.
+template <typename T>
+const T* turned(const Kernels<T>& kernels, const Team& team, bool last, i64 batch, i64 channels, const Size& size,
+                const T* from, Buffer<T>& to) {
+  if (!last) return from;
+  const i64 plane = size[0] * size[1] * size[2];
+  to.allocate(static_cast<std::size_t>(batch * channels * plane));
+  turn(kernels, team.threads, batch, plane, channels, from, to.data());
+  return to.data();
+}
 
 }  // namespace
 
@@ -28,14 +61,24 @@ template <typename T>
 void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
                      const T* x, const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
-  std::unique_ptr<WeightGradient<T>> way = gradient_taps(inputs);
-  for (auto other : {gradient_channels<T>, gradient_channelwise<T>, gradient_planes<T>, gradient_inputs<T>})
-    if (auto another = other(inputs); another && another->cost < way->cost) way = std::move(another);
   const double positions = static_cast<double>(call.batch * layer.groups * inputs.in_plane());
-  const bool worth = method == Method::kFastest && way->cost * positions > kFilteredCycles;
-  if (worth || method == Method::kFiltered)
-    if (auto filtered = gradient_minimal(inputs); filtered && (!worth || filtered->cost < way->cost))
-      way = std::move(filtered);
+  std::unique_ptr<WeightGradient<T>> way = fastest(inputs, method);
+  if (call.reads_last || call.writes_last) {
+    const Call first{call.batch, call.in, call.out, call.lo};
+    const double numbers = static_cast<double>(call.batch * layer.groups) *
+                           static_cast<double>(call.reads_last * layer.cols * inputs.in_plane() +
+                                               call.writes_last * layer.rows * inputs.out_plane());
+    const auto other = fastest(GradientInputs<T>{layer, first, kernels, x, grad_y}, method);
+    if (!way || other->cost * positions + kTurned * numbers < way->cost * positions) {
+      Buffer<T> inputs_first, gradients_first;
+      return weight_gradient(
+          layer, first, kernels, method, team,
+          turned(kernels, team, call.reads_last, call.batch, layer.groups * layer.cols, call.in, x, inputs_first),
+          turned(kernels, team, call.writes_last, call.batch, layer.groups * layer.rows, call.out, grad_y,
+                 gradients_first),
+          grad_w);
+    }
+  }
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
   const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;

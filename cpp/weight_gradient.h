@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "image.h"
 #include "kernels/kernels.h"
 #include "minimal.h"
 
@@ -10,7 +11,8 @@ namespace upscore {
 
 // grad_w (groups*cols, rows, taps) of a transposed layer with input x (batch, groups*cols, *in) and
 // gradient grad_y (batch, groups*rows, *out). Overwrites grad_w. The cut into tasks, tiles and slices depends
-// on the sizes alone, so the order of additions, and with it the bits, does not depend on the threads.
+// on the sizes alone, so the order of additions, and with it the bits, does not depend on the threads. Where the call
+// reads channels last, x lies so, and where it writes so, grad_y does.
 template <typename T>
 void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
                      const T* x, const T* grad_y, T* grad_w);
@@ -32,6 +34,14 @@ struct GradientInputs {
   const Call& call;
   const Kernels<T>& kernels;
   const T *x, *grad_y;
+
+  // From a channel of an image on.
+  Image<T> input(i64 image, i64 channel) const {
+    return image_of(x, call.batch, layer.groups * layer.cols, call.in, call.reads_last, image, channel);
+  }
+  Image<T> gradient(i64 image, i64 channel) const {
+    return image_of(grad_y, call.batch, layer.groups * layer.rows, call.out, call.writes_last, image, channel);
+  }
 
   // How much of the gradient of a group's weights there is for each position.
   double numbers_per_position() const {

@@ -51,6 +51,41 @@ def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, group
                 np.testing.assert_array_equal(y_last, np.moveaxis(y, 1, -1))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "stride", "groups"),
+    [
+        ((23, 37), (32, 3), (5, 4), (2, 3), 1),
+        ((31, 18), (48, 5), (1, 2), (3, 4), 1),
+        ((21, 20), (40, 37), (3, 4), (2, 2), 1),
+        ((19, 26), (48, 33), (3, 3), (1, 1), 1),
+        ((5, 6, 17), (34, 21), (2, 3, 3), (1, 2, 1), 2),
+        ((9, 14), (12, 12), (4, 4), (2, 2), 12),
+        ((301,), (16, 2), (9,), (4,), 1),
+        ((1, 1), (70, 20), (4, 4), (1, 1), 1),
+    ],
+)
+def test_weight_gradients_of_channels_last(size, channels, kernel, stride, groups, dtype):
+    """Read where a way can, turned elsewhere; either argument, or both."""
+    rng = np.random.default_rng(1)
+    geometry = Geometry.from_padding(kernel, stride=stride, padding=tuple(k // 3 for k in kernel))
+    x = rng.standard_normal((3, channels[0], *size)).astype(dtype)
+    grad_y = rng.standard_normal((3, channels[1], *geometry.output_size(size))).astype(dtype)
+    terms = geometry, groups, channels[1] // groups
+    exact = engine.weight_gradient(x.astype(np.float64), grad_y.astype(np.float64), *terms, 1, engine.Method.DIRECT)
+    for isa in cpu.available():
+        cpu.force(isa)
+        for x_last, grad_last in ((True, True), (True, False), (False, True)):
+            for method in (engine.Method.DIRECT, engine.Method.FASTEST, engine.Method.FILTERED):
+                arrays = [engine.channels_last(a) if last else a for a, last in ((x, x_last), (grad_y, grad_last))]
+                one, three = (
+                    engine.weight_gradient(*arrays, *terms, threads, method, x_last=x_last, grad_last=grad_last)
+                    for threads in (1, 3)
+                )
+                np.testing.assert_array_equal(one, three)
+                assert np.linalg.norm(one - exact) <= (1e-6 if dtype == np.float32 else 1e-14) * np.linalg.norm(exact)
+
+
 def test_only_what_can_be_done_is_done_channels_last():
     w = np.ones((8, 3, 2, 2), np.float32)
     plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 2, True, engine.Method.DIRECT, True, None)

@@ -203,20 +203,24 @@ def weight_gradient(
     kernel_channels: int,
     threads: int = 0,
     method: Method = Method.FASTEST,
+    *,
+    x_last: bool = False,
+    grad_last: bool = False,
 ) -> Array:
     """The gradient of the transposed convolution's weights, ``(C_in, C_out/groups, *K)``.
 
-    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); ``kernel_channels`` is C_out/groups; ``method`` as in
-    :class:`Packed`.
+    ``x`` is (N, C_in, *n), ``grad_y`` (N, C_out, *m); with ``x_last`` (N, *n, C_in), with ``grad_last`` (N, *m, C_out),
+    of up to three axes. ``kernel_channels`` is C_out/groups; ``method`` as in :class:`Packed`.
     """
-    _check_range(geometry, x.shape[2:])
+    coarse, channels = (x.shape[1:-1], x.shape[-1]) if x_last else (x.shape[2:], x.shape[1])
+    _check_range(geometry, coarse)
     threads = threads or _engine.thread_count()
-    grad_w = empty((x.shape[1], kernel_channels, *geometry.kernel), x.dtype)
+    grad_w = empty((channels, kernel_channels, *geometry.kernel), x.dtype)
     lead = max(geometry.rank - NATIVE_RANK, 0)
     stride, dilation = _three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1)
     lo = _three(tuple(a for a, _ in geometry.crop[lead:]), 0)
     if lead == 0:
-        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, method, threads)
+        _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, method, threads, x_last, grad_last)
         return grad_w
     grad_w[...] = 0
     for tap in itertools.product(*(range(k) for k in geometry.kernel[:lead])):

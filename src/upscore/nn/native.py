@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from upscore import engine
 from upscore.engine import Method
 from upscore.geometry import Geometry
-from upscore.nn.packing import CHANNELS_LAST, Form, array, last_array, pack
+from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, last_array, pack
 
 __all__ = [
     "conv_transpose",
@@ -118,10 +118,14 @@ def conv_transpose(
     return _run(packed, x, geometry, size, last, reads)
 
 
-def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
-    """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
+def input_gradient(
+    y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int, x: Tensor | None = None
+) -> Tensor:
+    """A of ``y`` (N, C_out, *m), of spatial size ``size``; it lies in memory as ``x``, if given, where it can."""
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
     last, reads = _layout(y, w)
+    if not last and x is not None and is_last(x) and y.is_contiguous(memory_format=CHANNELS_LAST[x.dim()]):
+        last = reads = y.numel() > 0
     packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=reads, once=once)
     return _run(packed, y, geometry, size, last, reads)
 
@@ -129,4 +133,8 @@ def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ..
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:
     """W of ``x`` (N, C_in, *n) and ``y`` (N, C_out, *m): (C_in, C_out/groups, *K)."""
     share, threads = y.shape[1] // groups, torch.get_num_threads()
-    return torch.from_numpy(engine.weight_gradient(array(x), array(y), geometry, groups, share, threads)).to(x.dtype)
+    last = is_last(x), is_last(y)
+    arrays = (last_array(t) if here else array(t) for t, here in zip((x, y), last, strict=True))
+    x_last, grad_last = last
+    numbers = engine.weight_gradient(*arrays, geometry, groups, share, threads, x_last=x_last, grad_last=grad_last)
+    return torch.from_numpy(numbers).to(x.dtype)

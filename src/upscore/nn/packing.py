@@ -26,7 +26,7 @@ from upscore import cpu
 from upscore.engine import Array, Method, Packed, channels_first
 from upscore.geometry import Geometry
 
-__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "last_array", "pack"]
+__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "last_array", "pack"]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
@@ -147,7 +147,7 @@ def forget(w: Tensor | None = None) -> None:
             _entries.pop(id(w), None)
 
 
-def _is_last(t: Tensor) -> bool:
+def is_last(t: Tensor) -> bool:
     """Whether the numbers of ``t`` lie channels last, and not first as well."""
     if t.is_contiguous():
         return False
@@ -160,7 +160,7 @@ def array(t: Tensor) -> Array:
     numbers: Array
     if t.is_contiguous():
         numbers = _plain(t).numpy()
-    elif _is_last(t):
+    elif is_last(t):
         numbers = channels_first(last_array(t), torch.get_num_threads())
     else:
         numbers = _plain(t).contiguous().numpy()
