@@ -22,11 +22,12 @@ constexpr double kFilled = 0.92;          // share of a unit's vectors that is e
 constexpr i64 kSumBytes = 384 << 10;      // of a task's outputs
 constexpr i64 kLastSumBytes = 768 << 10;  // of all channels, where they are written next to each other
 constexpr i64 kRowBytes = 640 << 10;      // of the rows that are folded together
-constexpr i64 kStretchesOfThread = 4;
-constexpr i64 kPanelBytes = 192 << 10;  // of inputs
-constexpr i64 kMostSpan = 2048;         // places of their products, with the zeros between rows
-constexpr i64 kMostPositions = 192;     // multiplied together
-constexpr i64 kSmall = 64;              // positions of an image of which several may be computed together
+constexpr i64 kStretchesOfThread = 4;     // of bands, at most;
+constexpr i64 kTried = 8;                 // so many counts of them
+constexpr i64 kPanelBytes = 192 << 10;    // of inputs
+constexpr i64 kMostSpan = 2048;           // places of their products, with the zeros between rows
+constexpr i64 kMostPositions = 192;       // multiplied together
+constexpr i64 kSmall = 64;                // positions of an image of which several may be computed together
 
 // Cycles that no other way takes.
 constexpr double kWait = 1;       // for the weights of a column
@@ -159,8 +160,9 @@ class FoldScheduler {
   }
 
   bool fits() const {
+    if (s_.band < 1 || s_.together < 1 || unit_sums_ > kSumBytes) return false;
     const i64 all = banded_ || (call_.writes_last && s_.images > 1) ? packing_.units * unit_sums_ : 0;
-    return s_.band >= 1 && s_.together >= 1 && unit_sums_ <= kSumBytes && all <= kLastSumBytes && span() <= kMostSpan;
+    return all <= kLastSumBytes && span() <= kMostSpan;
   }
 
   // Of all images, and so many units.
@@ -188,7 +190,7 @@ class FoldScheduler {
     return all;
   }
 
-  // The fastest count of units for a task, or of bands, or one image by all threads in turn; how long a call takes.
+  // The fastest count of units for a task, or one image by all threads in turn, and how long a call takes.
   double share(int threads) {
     if (banded_) return share_bands(threads);
     double least = 0;
@@ -242,12 +244,8 @@ class FoldScheduler {
     else
       why << "a task computes " << std::min(s_.units * packing_.channels, layer_.rows) << " of " << layer_.rows
           << (layer_.rows == 1 ? " channel of " : " channels of ") << images << (images == 1 ? " image" : " images");
-    if (banded_)
-      why << ", " << s_.band
-          << (s_.along == kAxes - 1 ? ""
-              : s_.along == 1       ? " rows of"
-                                    : " planes of")
-          << " positions at a time";
+    constexpr const char* kOf[kAxes] = {" planes of", " rows of", ""};
+    if (banded_) why << ", " << s_.band << kOf[s_.along] << " positions at a time";
     why << "; " << say_threads(threads);
     s_.why = why.str();
     return std::move(s_);
@@ -272,8 +270,8 @@ class FoldScheduler {
   const Target& target_;
   const i64 phases_;
   FoldSchedule s_;
-  i64 unit_sums_ = 0;  // bytes
-  bool banded_ = false;
+  i64 unit_sums_ = 0;    // bytes
+  bool banded_ = false;  // of bands, that is
 };
 
 }  // namespace
@@ -306,10 +304,10 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
     }
     return true;
   };
-  if (threads > 1 && most >= 1)
-    for (i64 stretches = 2; stretches <= std::min(ceil_div(kStretchesOfThread * threads, all_images), positions);
-         ++stretches)
-      consider(cut(stretches));
+  if (threads > 1 && most >= 1) {
+    const i64 wanted = std::min(ceil_div(kStretchesOfThread * threads, all_images), positions);
+    for (i64 stretches = 2; stretches <= wanted; stretches += ceil_div(wanted, kTried)) consider(cut(stretches));
+  }
   for (i64 images = 2; whole && images <= call.batch && images * layout->s.image <= kTogether; images *= 2)
     if (!consider({layer, call, packing, target, *layout, piece(call.batch, images), positions, positions})) break;
   FoldSchedule s = best->finish(threads);
