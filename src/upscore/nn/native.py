@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from upscore import engine
 from upscore.engine import Method
 from upscore.geometry import Geometry
-from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, last_array, pack
+from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, is_whole, last_array, pack
 
 __all__ = [
     "conv_transpose",
@@ -24,6 +24,7 @@ __all__ = [
     "memory_format",
     "records",
     "weight_gradient",
+    "whole",
 ]
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -72,6 +73,11 @@ def memory_format(*tensors: Tensor) -> torch.memory_format:
             if last is not None and t.is_contiguous(memory_format=last):
                 return last
     return torch.contiguous_format
+
+
+def whole(t: Tensor) -> Tensor:
+    """``t``, or a copy without holes in memory."""
+    return t if is_whole(t) else t.contiguous()
 
 
 def _layout(x: Tensor, w: Tensor) -> tuple[bool, bool]:

@@ -232,6 +232,7 @@ class Recorded(torch.autograd.Function):
             grad_x = input_gradient(g, w, *terms) if of_x else None
             grad_w = weight_gradient(x, g, geometry.kernel, *terms) if of_w else None
         else:
+            g = native.whole(g)  # both would copy a part of another gradient
             grad_x = native.input_gradient(g, w, geometry, x.shape[2:], groups, x) if of_x else None
             grad_w = native.weight_gradient(x, g, geometry, groups) if of_w else None
         return grad_x, grad_w, g.sum((0, *range(2, g.dim()))) if of_bias else None, None, None, None

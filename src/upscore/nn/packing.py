@@ -26,7 +26,7 @@ from upscore import cpu
 from upscore.engine import Array, Method, Packed, channels_first
 from upscore.geometry import Geometry
 
-__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "last_array", "pack"]
+__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "is_whole", "last_array", "pack"]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
@@ -120,10 +120,10 @@ def pack(
 
 def can_keep(w: Tensor) -> bool:
     """Whether changes of ``w`` can be noticed, and it lives longer than a call."""
-    return w.grad_fn is None and not w.is_inference() and _is_whole(w)
+    return w.grad_fn is None and not w.is_inference() and is_whole(w)
 
 
-def _is_whole(t: Tensor) -> bool:
+def is_whole(t: Tensor) -> bool:
     """Whether the numbers lie in memory without holes, channels first or last."""
     if t.is_contiguous():
         return True
