@@ -139,8 +139,9 @@ def input_gradient(
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:
     """W of ``x`` (N, C_in, *n) and ``y`` (N, C_out, *m): (C_in, C_out/groups, *K)."""
     share, threads = y.shape[1] // groups, torch.get_num_threads()
-    last = is_last(x), is_last(y)
-    arrays = (last_array(t) if here else array(t) for t, here in zip((x, y), last, strict=True))
-    x_last, grad_last = last
-    numbers = engine.weight_gradient(*arrays, geometry, groups, share, threads, x_last=x_last, grad_last=grad_last)
+    x_last, grad_last = is_last(x), is_last(y)
+    first, second = (last_array(t) if last else array(t) for t, last in ((x, x_last), (y, grad_last)))
+    numbers = engine.weight_gradient(
+        first, second, geometry, groups, share, threads, x_last=x_last, grad_last=grad_last
+    )
     return torch.from_numpy(numbers).to(x.dtype)
