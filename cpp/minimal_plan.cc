@@ -18,8 +18,8 @@ constexpr i64 kFewInputBytes = 512 << 10;  // inputs then
 constexpr i64 kTerms = 256;                // in registers: fewer than directly, for the transforms cost accuracy
 constexpr i64 kSlack = 4096;               // reads may pass the end
 
-// Cycles, as fitted to 6,870 random layers on AVX-512 (of a Zen 5, less 10 % for a Zen 4); the direct way has an estimate
-// of its own, in the schedule.
+// Cycles, as fitted to 6,870 random layers on AVX-512 (of a Zen 5, less 10 % for a Zen 4); the direct way has an
+// estimate of its own, in the schedule.
 constexpr double kProduct = 0.31;  // a vector times a weight, added
 constexpr double kWeightByte = 0.115;
 constexpr double kInput = 8.4;       // a vector of inputs copied and transformed

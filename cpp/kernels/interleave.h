@@ -229,9 +229,8 @@ void interleave_with(const T* src, i64 pitch, i64 step, const RowPart* rows, i64
   };
   if (one_of(std::integer_sequence<int, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 24>{})) return;
   if (step < kLanes<T>)
-    return all([&](const T* from, i64 first, i64 last, T* to) {
-      interleave_any(from, pitch, step, first, last, bias, to);
-    });
+    return all(
+        [&](const T* from, i64 first, i64 last, T* to) { interleave_any(from, pitch, step, first, last, bias, to); });
   Transposed<T, Bias> transposed(pitch, step, bias, excess);
   all([&](const T* from, i64 first, i64 last, T* to) { transposed.add(from, first, last, to); });
   transposed.write();
