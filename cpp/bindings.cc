@@ -164,7 +164,7 @@ class Plan {
       return way_->execute(call, team, bias, x.data(), y.data());
     }
     const Schedules plan = schedules_of(call, team);
-    require((reads_last(plan) || !call.reads_last) && (writes_last(plan) || !call.writes_last),
+    require((!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan)),
             "channels last where channels_last says so");
     require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.fold)

@@ -228,13 +228,12 @@ class Execution {
           p.c_offset = offsets.data() + i;
           // What comes after these inputs is fetched meanwhile, once: the same places of the next ones; or, channels
           // last, what lies some pixels further on.
+          p.ahead = nullptr;
+          p.ahead_step = 0;
           if (far_ && v == 0) {
             const T* const next = call_.reads_last ? from + 2 * here * columns : behind + column * plane_ + i;
             p.ahead = reinterpret_cast<const char*>(next);
             p.ahead_step = (call_.reads_last ? here : plane_) * i64{sizeof(T)};
-          } else {
-            p.ahead = reinterpret_cast<const char*>(p.w);
-            p.ahead_step = 0;
           }
           (call_.reads_last ? kernels_.line_product : kernels_.plane_product)[vectors][here](p);
         }

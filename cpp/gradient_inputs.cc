@@ -6,6 +6,7 @@
 #include "gradient_tiles.h"
 #include "plan.h"
 #include "scratch.h"
+#include "turn.h"
 
 namespace upscore {
 namespace {
@@ -157,18 +158,10 @@ class Broadcast final : public WeightGradient<T> {
             std::fill_n(here + stop, width - stop, T(0));
           }
           if (exists && image.pixel > 0)
-            turn_pixels(from, image.end, image.pixel, stop - skip, part.rows, to + skip, slabs * width);
+            turn_outputs(in_.kernels, from, image.end, image.pixel, stop - skip, part.rows, to + skip, slabs * width);
         }
       }
     }
-  }
-
-  // to[channel * pitch + pixel] = from[pixel * apart + channel]. Whole vectors are written, and no more.
-  void turn_pixels(const T* from, const T* end, i64 apart, i64 pixels, i64 channels, T* to, i64 pitch) const {
-    const i64 whole = pixels / in_.kernels.lanes * in_.kernels.lanes;
-    if (whole > 0) in_.kernels.transpose(from, end, apart, whole, channels, nullptr, to, pitch);
-    for (i64 c = 0; c < channels; ++c)
-      for (i64 i = whole; i < pixels; ++i) to[c * pitch + i] = from[i * apart + c];
   }
 
   void multiply(const Part& part, const Tile& at, const T* inputs, const T* gradient, T* sum) const {
@@ -194,8 +187,6 @@ class Broadcast final : public WeightGradient<T> {
     p.c_offset = c_offset;
     p.accumulate = true;
     p.bias = nullptr;
-    p.ahead = reinterpret_cast<const char*>(inputs);
-    p.ahead_step = 0;
     for (i64 first = 0; first < all; first += products_) {
       const i64 count = std::min(products_, all - first);
       for (i64 q = 0; q < count; ++q) {

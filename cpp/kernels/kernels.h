@@ -79,7 +79,7 @@ struct ChannelProduct {
   const i64* c_offset;
   bool accumulate;
   const T* bias;                // added last, unless null
-  const char* ahead = nullptr;  // fetched meanwhile: so many bytes for each tap and column
+  const char* ahead = nullptr;  // fetched meanwhile, unless null: so many bytes for each tap and column
   i64 ahead_step = 0;
   bool past_caches = false;  // c lies on vectors, and will not be read soon
   // A line product reads x[0][q*x_pitch + x_tap[tap] + column], a plane product x[0][q + x_tap[tap] + column*x_stride].

@@ -68,10 +68,8 @@ def is_transformed() -> bool:
 def memory_format(*tensors: Tensor) -> torch.memory_format:
     """The format of a result, as torch chooses it: channels last when any argument is."""
     for t in tensors:
-        if not t.is_contiguous():
-            last = CHANNELS_LAST.get(t.dim())
-            if last is not None and t.is_contiguous(memory_format=last):
-                return last
+        if is_last(t):
+            return CHANNELS_LAST[t.dim()]
     return torch.contiguous_format
 
 

@@ -125,10 +125,7 @@ def can_keep(w: Tensor) -> bool:
 
 def is_whole(t: Tensor) -> bool:
     """Whether the numbers lie in memory without holes, channels first or last."""
-    if t.is_contiguous():
-        return True
-    last = CHANNELS_LAST.get(t.dim())
-    return last is not None and t.is_contiguous(memory_format=last)
+    return t.is_contiguous() or is_last(t)
 
 
 def _drop(number: int, weight: weakref.ref[Tensor]) -> None:
@@ -152,18 +149,14 @@ def is_last(t: Tensor) -> bool:
     if t.is_contiguous():
         return False
     last = CHANNELS_LAST.get(t.dim())
-    return last is not None and t.numel() > 0 and t.is_contiguous(memory_format=last)
+    return last is not None and t.is_contiguous(memory_format=last)
 
 
 def array(t: Tensor) -> Array:
     """``t`` as a contiguous float32 or float64 array; shares memory where it can."""
-    numbers: Array
-    if t.is_contiguous():
-        numbers = _plain(t).numpy()
-    elif is_last(t):
-        numbers = channels_first(last_array(t), torch.get_num_threads())
-    else:
-        numbers = _plain(t).contiguous().numpy()
+    if is_last(t):
+        return channels_first(last_array(t), torch.get_num_threads())
+    numbers: Array = _plain(t).contiguous().numpy()
     return numbers
 
 
