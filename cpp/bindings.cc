@@ -30,6 +30,7 @@
 #include "minimal_adjoint.h"
 #include "narrow_adjoint.h"
 #include "pack.h"
+#include "phase_lanes.h"
 #include "scatter.h"
 #include "scratch.h"
 #include "threads.h"
@@ -205,6 +206,8 @@ class Plan {
     std::unique_ptr<Way<T>> way = scatter(layer_, w);
     if (!way) way = channelwise(layer_, *kernels_, w, last_);
     if (!way) way = channelwise_adjoint(layer_, *kernels_, w);
+    const bool fastest = method_ == Method::kFastest;
+    if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
     if (!way && once) {
       const auto& [batch, in, out, lo, threads] = *once;
       way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);

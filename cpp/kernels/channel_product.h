@@ -33,13 +33,14 @@ template <typename T, int NV, int P>
 inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, Vector<T> (&acc)[P][NV]) {
   constexpr int L = kLanes<T>;
   T* const c = p.c;
+  const i64 next = L + p.c_gap;
   i64 at[P];  // stores might change what lies in memory, as far as a compiler knows
   for (int q = 0; q < P; ++q) at[q] = p.c_offset[q];
   auto each = [&](auto&& visit) {
 #pragma GCC unroll 12
     for (int q = 0; q < P; ++q)
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) visit(c + at[q] + v * L, acc[q][v], v);
+      for (int v = 0; v < NV; ++v) visit(c + at[q] + v * next, acc[q][v], v);
   };
   if (p.accumulate) each([](T* to, Vector<T>& sum, int) { sum = load(to) + sum; });
   if (p.bias) {

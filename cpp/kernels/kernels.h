@@ -82,6 +82,7 @@ struct ChannelProduct {
   const char* ahead = nullptr;  // fetched meanwhile, unless null: so many bytes for each tap and column
   i64 ahead_step = 0;
   bool past_caches = false;  // c lies on vectors, and will not be read soon
+  i64 c_gap = 0;             // numbers between one vector of rows and the next
   // A line product reads x[0][q*x_pitch + x_tap[tap] + column], a plane product x[0][q + x_tap[tap] + column*x_stride].
   i64 x_pitch = 0;
 };
