@@ -309,8 +309,8 @@ class Plan {
     if (!filter && !fold_packing_) return plan;
     double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
     if (method_ == Method::kFastest) {
-      const Call image{1, call.in, call.out, call.lo};
-      limit = plan_schedule(layer_, image, plan_packing(layer_, target_, Order::kAny), target_, {}).cycles;
+      const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
+      limit = plan_schedule(layer_, image, plan_packing(layer_, target_, order_of(call)), target_, {}).cycles;
       const i64 inputs = layer_.cols * call.in[0] * call.in[1] * call.in[2];
       if (layer_.groups * inputs * target_.number_bytes >= Limits::far_bytes)
         far = static_cast<double>(inputs) / target_.lanes;

@@ -13,13 +13,14 @@ constexpr i64 kMostTaps = 4096;
 constexpr i64 kMostPlaces = 1 << 26;   // of an image, with the zeros between rows
 constexpr i64 kAllRowBytes = 2 << 20;  // of all rows of an image that threads share
 constexpr i64 kPartsOfThread = 2;
-constexpr i64 kSeveral = 8;               // small images, for which it is to be worth as well
-constexpr i64 kTogether = 512;            // places of images that are computed together
-constexpr i64 kFewColumns = 8;            // input channels of a group whose sums are not worth to be put down
-constexpr i64 kMostColumns = 4096;        // input channels of a group
-constexpr i64 kMostChannels = 32;         // of a unit
-constexpr double kFilled = 0.92;          // share of a unit's vectors that is enough
-constexpr i64 kSumBytes = 384 << 10;      // of a task's outputs
+constexpr i64 kSeveral = 8;           // small images, for which it is to be worth as well
+constexpr i64 kTogether = 512;        // places of images that are computed together
+constexpr i64 kFewColumns = 8;        // input channels of a group whose sums are not worth to be put down
+constexpr double kManyRows = 1.1;     // where output channels fill vectors, the direct way is faster than its estimate
+constexpr i64 kMostColumns = 4096;    // input channels of a group
+constexpr i64 kMostChannels = 32;     // of a unit
+constexpr double kFilled = 0.92;      // share of a unit's vectors that is enough
+constexpr i64 kSumBytes = 384 << 10;  // of a task's outputs
 constexpr i64 kLastSumBytes = 768 << 10;  // of all channels, where they are written next to each other
 constexpr i64 kRowBytes = 640 << 10;      // of the rows that are folded together
 constexpr i64 kStretchesOfThread = 4;     // of bands, at most;
@@ -318,12 +319,13 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
 bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
                    double limit) {
   if (layer.cols < kFewColumns) return false;
-  Call some{1, call.in, call.out, call.lo};
+  if (layer.rows >= target.lanes) limit /= kManyRows;
+  Call some{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const std::optional<FoldSchedule> image = plan_fold(layer, some, packing, target, {});
   if (!image) return false;
   if (call.in[0] * call.in[1] * call.in[2] > kSmall) return image->cycles < limit;
   some.batch = kSeveral;
-  const Packing direct = plan_packing(layer, target, Order::kAny);
+  const Packing direct = plan_packing(layer, target, order_of(call));
   return image->cycles * plan_fold(layer, some, packing, target, {})->cycles <
          limit * plan_schedule(layer, some, direct, target, {}).cycles;
 }

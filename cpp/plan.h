@@ -53,6 +53,7 @@ bool writes_together(const Layer& layer);
 
 // For any call channels first; for calls channels last; for calls whose lanes run along channels, if they fill vectors.
 enum class Order { kAny, kLast, kVectors };
+inline Order order_of(const Call& call) { return call.reads_last ? Order::kLast : Order::kAny; }
 Packing plan_packing(const Layer& layer, const Target& target, Order order);
 
 }  // namespace upscore
