@@ -15,7 +15,9 @@ namespace upscore {
 namespace {
 
 constexpr i64 kMostLanes = 16;
-constexpr i64 kFewInputs = 24;   // channels, of which minimal filtering saves less than its transforms cost
+constexpr i64 kFewInputs = 24;   // channels, of which minimal filtering saves less than it costs,
+constexpr i64 kManyPhases = 64;  // with more phases than these, and
+constexpr i64 kWide = 8;         // vectors of as many numbers
 constexpr double kFilled = 0.9;  // of a line's weights: taps that some phases lack are multiplied as zeros
 
 // Weights lie as [group][line][phase of the leading axes][vector][tap][input channel][lane]. A line is what lies
@@ -70,7 +72,9 @@ std::unique_ptr<Way<T>> PhaseLanes<T>::pack(const Layer& layer, const Kernels<T>
     return nullptr;
   if (step * together % lanes != 0) return nullptr;
   if (static_cast<double>(layer.kernel[2]) < kFilled * static_cast<double>(shifts * step)) return nullptr;
-  if (filtered && layer.cols > kFewInputs && plan_minimal_packing(layer, target_of(kernels), last)) return nullptr;
+  const i64 all_phases = layer.stride[0] * layer.stride[1] * step;
+  const bool few = layer.cols <= kFewInputs && all_phases > kManyPhases && lanes >= kWide;
+  if (filtered && !few && plan_minimal_packing(layer, target_of(kernels), last)) return nullptr;
   auto way = std::make_unique<PhaseLanes>();
   PhaseLanes& p = *way;
   p.layer_ = layer;

@@ -78,10 +78,16 @@ def test_channels_last_vectors_may_begin_at_any_channel():
     geometry = Geometry((3, 8), (2, 4), crop=((0, 1), (3, 2)))
     x, w, bias = (draw(shape).astype(np.float32) for shape in ((2, 5, 6, 9), (5, 12, 3, 8), (12,)))
     size = geometry.output_size((6, 9))
-    packed = packed_along_phases(w, bias, geometry, 1, x, size, last=True, method=engine.Method.FASTEST)
+    packed = packed_along_phases(w, bias, geometry, 1, x, size, last=True)
     y = np.moveaxis(packed.run_last(engine.channels_last(x), geometry, size), -1, 1)
     exact = reference.scatter(*(a.astype(np.float64) for a in (x, w, bias)), geometry=geometry, groups=1)
     assert np.linalg.norm(y - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_fastest_for_dense_upscores(last):
+    x, w, bias, geometry, groups, size = layer("fcn-32s", np.float32)
+    packed_along_phases(w, bias, geometry, groups, x, size, last=last, method=engine.Method.FASTEST)
 
 
 @pytest.mark.parametrize(
