@@ -139,8 +139,9 @@ auto PhaseLanes<T>::cut(const Call& call, const Team& team) const -> Cut {
     c.first[a] = floor_div(call.lo[a], layer_.stride[a]);
     c.positions[a] = floor_div(call.out[a] - 1 + call.lo[a], layer_.stride[a]) - c.first[a] + 1;
   }
-  // Inputs of a tile share a core's second-level cache with the weights.
+  // Inputs of a tile share a core's second-level cache with the weights, and a row of it fits where it is put together.
   c.tile = c.positions;
+  c.tile[2] = std::min(c.tile[2], Limits::sum_bytes / (kMaxRowVectors * lanes * static_cast<i64>(sizeof(T))));
   auto panel = [&] {
     i64 numbers = layer_.cols;
     for (std::size_t a = 0; a < kAxes; ++a) numbers *= c.tile[a] + reach_[a];
@@ -189,8 +190,8 @@ class PhaseLanes<T>::Task {
         y_(y),
         in_plane_(call.in[0] * call.in[1] * call.in[2]),
         row_(call.out[2] * way.together_),
-        channels_(layer_.groups * way.lines_),
-        stream_(call.batch * channels_ * call.out[0] * call.out[1] * row_ * static_cast<i64>(sizeof(T)) >
+        stream_(call.batch * layer_.groups * way.lines_ * call.out[0] * call.out[1] * row_ *
+                    static_cast<i64>(sizeof(T)) >
                 Limits::stream_bytes) {}
 
   void compute(i64 task) {
@@ -355,7 +356,7 @@ class PhaseLanes<T>::Task {
   const Cut& cut_;
   const T *const bias_, *const x_;
   T* const y_;
-  const i64 in_plane_, row_, channels_;
+  const i64 in_plane_, row_;
   const bool stream_;
   i64 image_ = 0, group_ = 0, plane_ = 0;
   Size begin_{}, size_{}, inputs_{};

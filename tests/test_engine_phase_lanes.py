@@ -23,6 +23,7 @@ LAYERS = {
     "stride larger than the kernel": (1, 3, 2, 1, (4, 3), Geometry((2, 16), (5, 16), crop=((0, -3), (-4, 9)))),
     "dilated": (1, 6, 2, 1, (7, 5), Geometry((3, 32), (2, 16), (3, 1), crop=((4, 1), (0, 21)))),
     "one axis": (2, 20, 1, 1, (41,), Geometry(1024, 256, crop=((384, 384),))),
+    "a long row in pieces": (1, 1, 2, 1, (7013,), Geometry(32, 16, crop=((8, 8),))),
     "three axes": (2, 4, 3, 1, (3, 4, 5), Geometry((4, 3, 32), (2, 3, 16), crop=((1, 1), (0, 2), (8, 7)))),
     "only zeros": (1, 2, 2, 1, (2, 2), Geometry((2, 16), (3, 16), crop=((-40, 0), (-30, 4)))),
     "more than 12 MiB": (1, 1, 5, 1, (50, 60), Geometry((16, 32), (16, 16), crop=((0, 0), (8, 8)))),
