@@ -10,6 +10,7 @@
 #include "schedule.h"
 #include "scratch.h"
 #include "threads.h"
+#include "turn.h"
 
 namespace upscore {
 namespace {
@@ -43,7 +44,6 @@ class PhaseLanes final : public Way<T> {
     Size first, positions, tile, tiles;
     i64 lines, vectors, across;  // of a register tile: lines, their vectors, and positions
     i64 chunks;                  // of a group's blocks
-    double cycles;
     int threads;
   };
   class Task;
@@ -160,16 +160,16 @@ auto PhaseLanes<T>::cut(const Call& call, const Team& team) const -> Cut {
   for (i64 v = 1; v <= std::min<i64>(kMaxRowVectors, all); ++v) {
     const i64 across = piece(c.tile[2], std::min<i64>(kMaxPositions, kernels_->registers / v));
     const double tile = static_cast<double>(std::max(v * across, v + across) + 1);
-    const double cycles = tile * static_cast<double>(ceil_div(all, v) * ceil_div(c.tile[2], across));
-    if (cycles >= best) continue;
-    best = cycles;
+    const double row = tile * static_cast<double>(ceil_div(all, v) * ceil_div(c.tile[2], across));
+    if (row >= best) continue;
+    best = row;
     c.lines = narrow ? v : 1;
     c.vectors = narrow ? 1 : v;
     c.across = across;
   }
-  c.cycles = Cycles::product * static_cast<double>(call.batch * layer_.groups * lines_ * line_size_ / lanes);
-  for (std::size_t a = 0; a < kAxes; ++a) c.cycles *= static_cast<double>(c.positions[a]);
-  c.threads = team.share(c.cycles / Cycles::serial);
+  double cycles = Cycles::product * static_cast<double>(call.batch * layer_.groups * lines_ * line_size_ / lanes);
+  for (std::size_t a = 0; a < kAxes; ++a) cycles *= static_cast<double>(c.positions[a]);
+  c.threads = team.share(cycles / Cycles::serial);
   const i64 blocks = ceil_div(lines_, c.lines) * static_cast<i64>(phases_.size()) * ceil_div(vectors, c.vectors);
   c.chunks = c.threads == 1 ? 1 : std::clamp<i64>(ceil_div(8 * c.threads, tiles * layer_.groups), 1, blocks);
   return c;
@@ -248,14 +248,8 @@ class PhaseLanes<T>::Task {
         std::copy_n(from + column * in_plane_, count, to + column * plane_);
       return;
     }
-    // Whole vectors are turned, the others copied by hand.
-    const T* from = x_ + (image_ * in_plane_ + at) * channels;
-    const i64 whole = count / kernels_.lanes * kernels_.lanes;
-    if (whole > 0)
-      kernels_.transpose(from, x_ + call_.batch * in_plane_ * channels, channels, whole, layer_.cols, nullptr, to,
-                         plane_);
-    for (i64 i = whole; i < count; ++i)
-      for (i64 column = 0; column < layer_.cols; ++column) to[column * plane_ + i] = from[i * channels + column];
+    turn_outputs(kernels_, x_ + (image_ * in_plane_ + at) * channels, x_ + call_.batch * in_plane_ * channels, channels,
+                 count, layer_.cols, to, plane_);
   }
 
   // Lines from `line` on, of each the vectors from `first` on, of one phase of the leading axes, at all positions.
