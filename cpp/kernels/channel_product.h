@@ -7,24 +7,27 @@
 
 namespace upscore::UPSCORE_ISA {
 
-// The weights of kColumns columns: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns
-// are loaded together.
+// Columns that are multiplied together: two save loads of addresses, for which registers are short, too, but take
+// vectors for their weights.
 template <typename T, int R>
-constexpr int kColumns = R < kLanes<T> ? 2 : 1;
+constexpr int kColumns = R <= kLanes<T> && UPSCORE_REGISTERS >= 24 ? 2 : 1;
+
+// Their weights: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns are loaded together.
 
 template <typename T, int R, int NV>
 inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T, R>][NV]) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanes<T>, C = kColumns<T, R>;
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
   static_assert(R % L == 0 || 2 * R == L);
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
     if constexpr (R >= L) {
-      rows[0][v] = load(w + v / (R / L) * tile_stride + v % (R / L) * L);
+#pragma GCC unroll 2
+      for (int c = 0; c < C; ++c) rows[c][v] = load(w + v / (R / L) * tile_stride + v % (R / L) * L + c * R);
     } else {
       const Vector<T> a = load(w + 2 * v * tile_stride), b = load(w + (2 * v + 1) * tile_stride);
       rows[0][v] = low_halves<T>(a, b, lanes);
-      rows[1][v] = high_halves<T>(a, b, lanes);
+      if constexpr (C == 2) rows[1][v] = high_halves<T>(a, b, lanes);
     }
   }
 }
