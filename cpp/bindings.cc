@@ -127,12 +127,12 @@ class Plan {
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
-    const Call call = call_of(x, y, lo, reads_last, writes_last);
-    if (y.size() == 0) return;
-    nb::gil_scoped_release release;
-    const Team team = once_ ? *once_ : team_of(threads);
-    compute(call, team, x, y);
-    if (threads > 1) end_call();
+    run(call_of(x, y, lo, reads_last, writes_last), x.data(), y, threads);
+  }
+
+  // Of as many images as the output has, of so many numbers along each axis, that lie at an address.
+  void run_at(std::uintptr_t x, Size in, Out<T> y, Size lo, int threads, bool last) {
+    run({dim(y, 0), in, axes_of(y, last), lo, last, last}, reinterpret_cast<const T*>(x), y, threads);
   }
 
   // Whether this call can read, and whether it can write, channels last.
@@ -158,25 +158,34 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
-  void compute(const Call& call, const Team& team, const In<T>& x, const Out<T>& y) {
+  void run(const Call& call, const T* x, const Out<T>& y, int threads) {
+    require(dim(y, call.writes_last ? y.ndim() - 1 : 1) == layer_.groups * layer_.rows,
+            "the output has the layer's channels");
+    if (y.size() == 0) return;
+    nb::gil_scoped_release release;
+    const Team team = once_ ? *once_ : team_of(threads);
+    compute(call, team, x, y.data());
+    if (threads > 1) end_call();
+  }
+
+  void compute(const Call& call, const Team& team, const T* x, T* y) {
     const T* bias = bias_.empty() ? nullptr : bias_.data();
     if (way_) {
       require(way_->takes(call), "a call such as the weights were packed for");
-      return way_->execute(call, team, bias, x.data(), y.data());
+      return way_->execute(call, team, bias, x, y);
     }
     const Schedules plan = schedules_of(call, team);
     require((!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan)),
             "channels last where channels_last says so");
     require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.fold)
-      execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias,
-                   x.data(), y.data());
+      execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x, y);
     else if (plan.minimal)
       (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
                                                                        *kernels_, minimal_weights(team.threads)->data(),
-                                                                       bias, x.data(), y.data());
+                                                                       bias, x, y);
     else
-      execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x.data(), y.data());
+      execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x, y);
   }
 
   // Whether the threads are awake or not.
@@ -220,8 +229,6 @@ class Plan {
     Call call{dim(x, 0), axes_of(x, reads_last), axes_of(y, writes_last), lo, reads_last, writes_last};
     require(dim(x, 0) == dim(y, 0), "input and output have the same batch");
     require(dim(x, reads_last ? x.ndim() - 1 : 1) == layer_.groups * layer_.cols, "the input has the layer's channels");
-    require(dim(y, writes_last ? y.ndim() - 1 : 1) == layer_.groups * layer_.rows,
-            "the output has the layer's channels");
     return call;
   }
 
@@ -427,8 +434,9 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
       .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Method, bool, Sizes>(), "w"_a, "bias"_a.none(),
            "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "method"_a, "last"_a, "once"_a.none())
-      .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
-           "writes_last"_a = false)
+      .def("run", nb::overload_cast<In<T>, Out<T>, Size, int, bool, bool>(&Plan<T>::run), "x"_a, "y"_a.noconvert(),
+           "lo"_a, "threads"_a, "reads_last"_a = false, "writes_last"_a = false)
+      .def("run_at", &Plan<T>::run_at, "x"_a, "input"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "last"_a)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)

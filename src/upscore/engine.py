@@ -104,6 +104,7 @@ class Packed:
         # What was found out about the last call, for the next one is often like it.
         self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
         self._known_last: tuple[tuple[Any, ...] | None, list[int], bool, bool] = None, [], False, False
+        self._known_at: tuple[tuple[Any, ...] | None, list[int], list[int], bool] = None, [], [], False
         if lead <= 0:
             lo = _three(tuple(before for before, _ in geometry.crop), 0)
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
@@ -164,6 +165,35 @@ class Packed:
         y = empty((x.shape[0], *size, self.channels) if writes else (x.shape[0], self.channels, *size), self.dtype)
         self._plan.run(x, y, lo, threads, reads, writes)
         return y if writes else channels_last(y, threads)
+
+    def run_at(
+        self,
+        address: int,
+        shape: tuple[int, ...],
+        geometry: Geometry,
+        size: tuple[int, ...],
+        threads: int,
+        last: bool,
+    ) -> Array | None:
+        """:meth:`run`, or with ``last`` :meth:`run_last`, of numbers at an address, which no array has to be made for.
+
+        ``shape`` is (N, C, *spatial) in both cases. Nothing is done, and None given, where that takes more than one
+        call of the engine.
+        """
+        question = geometry, shape, size, threads, last
+        known, lo, n, able = self._known_at
+        if known != question:
+            lo, n, able = [], [], False
+            if geometry.rank <= NATIVE_RANK:
+                lo, n = self._check(geometry, size if self.adjoint else shape[2:]), _three(shape[2:], 1)
+                can_be_last = self._plan.channels_last(shape[0], n, _three(size, 1), lo, threads)
+                able = all(can_be_last) if last else not (self._last and all(can_be_last))
+            self._known_at = question, lo, n, able
+        if not able:
+            return None
+        y = empty((shape[0], *size, self.channels) if last else (shape[0], self.channels, *size), self.dtype)
+        self._plan.run_at(address, n, y, lo, threads, last)
+        return y
 
     @staticmethod
     def _sizes(input_size: tuple[int, ...], size: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_COMPUTED = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FROM_LAST = {rank: (0, rank - 1, *range(1, rank - 1)) for rank in CHANNELS_LAST}
 
@@ -91,7 +92,12 @@ def _run(
 ) -> Tensor:
     """``packed`` on ``x``; ``last`` and ``reads`` are what :func:`_layout` says. The result has the dtype of ``x``."""
     threads = torch.get_num_threads()
-    if not last or 0 in size:
+    last = last and 0 not in size
+    if (reads if last else x.is_contiguous()) and x.dtype in _COMPUTED and not x.is_neg():
+        numbers = packed.run_at(x.data_ptr(), x.shape, geometry, size, threads, last)
+        if numbers is not None:
+            return _from_last(numbers) if last else torch.from_numpy(numbers)
+    if not last:
         y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
     elif reads:
         y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
