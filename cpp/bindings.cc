@@ -158,10 +158,11 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
-  void run(const Call& call, const T* x, const Out<T>& y, int threads) {
+  void run(Call call, const T* x, const Out<T>& y, int threads) {
     require(dim(y, call.writes_last ? y.ndim() - 1 : 1) == layer_.groups * layer_.rows,
             "the output has the layer's channels");
     if (y.size() == 0) return;
+    call.writes_last = call.writes_last && !writes_one();
     nb::gil_scoped_release release;
     const Team team = once_ ? *once_ : team_of(threads);
     compute(call, team, x, y.data());
@@ -181,28 +182,30 @@ class Plan {
     if (plan.fold)
       execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x, y);
     else if (plan.minimal)
-      (call.reads_last ? execute_minimal_last<T> : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal,
-                                                                       *kernels_, minimal_weights(team.threads)->data(),
-                                                                       bias, x, y);
+      (minimal_packing_->last ? execute_minimal_last<T>
+                              : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal, *kernels_,
+                                                    minimal_weights(team.threads)->data(), bias, x, y);
     else
       execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x, y);
   }
 
   // Whether the threads are awake or not.
   std::pair<bool, bool> can_be_last(Call call, int threads) const {
-    call.reads_last = call.writes_last = true;
     if (way_) {
+      call.reads_last = call.writes_last = true;
       const bool takes = way_->takes(call);
       return {takes, takes};
     }
-    bool reads = true, writes = true;
-    for (const bool awake : {false, true}) {
-      const Schedules plan = schedules_of(call, {threads, awake});
-      reads = reads && reads_last(plan);
-      writes = writes && writes_last(plan);
+    for (const auto& [reads, writes] : {std::pair{true, true}, {false, true}, {true, false}}) {
+      call.reads_last = reads;
+      call.writes_last = writes && !writes_one();
+      if (can_do(call, schedules_of(call, {threads, false})) && can_do(call, schedules_of(call, {threads, true})))
+        return {reads, writes};
     }
-    return {reads, writes};
+    return {false, false};
   }
+  // One channel, which lies the same way first and last.
+  bool writes_one() const { return !way_ && layer_.groups * layer_.rows == 1; }
 
   std::string explain(const Call& call, const Team& team) const {
     if (way_) return way_->why(call, team);
@@ -238,17 +241,25 @@ class Plan {
     std::shared_ptr<const MinimalSchedule> minimal;
     std::shared_ptr<const FoldSchedule> fold;
   };
-  bool reads_last(const Schedules& plan) const { return !plan.minimal || minimal_packing_->last; }
+  bool reads_last(const Schedules& plan) const {
+    return !plan.minimal || minimal_packing_->last || plan.minimal->line > 0;
+  }
   bool writes_last(const Schedules& plan) const {
     if (plan.fold) return upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_);
     if (plan.minimal) return upscore::writes_last(layer_, *minimal_packing_, target_);
     return plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_));
   }
+  bool can_do(const Call& call, const Schedules& plan) const {
+    return (!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan)) && packed_for(call, plan);
+  }
   bool packed_for(const Call& call, const Schedules& plan) const {
     if (plan.fold) return true;
-    if (plan.minimal) return minimal_packing_->last == call.reads_last;
-    if (packing_.vectors) return plan.direct->channel_lanes && call.reads_last == last_;
-    return call.writes_last || !packing_.by_phase;
+    if (plan.minimal) return !minimal_packing_->last || call.reads_last;
+    return packed_for_direct(call) && (!packing_.vectors || plan.direct->channel_lanes);
+  }
+  bool packed_for_direct(const Call& call) const {
+    return packing_.vectors ? call.reads_last == last_ && call.writes_last == last_
+                            : call.writes_last || !packing_.by_phase;
   }
   // What a schedule depends on.
   struct Question {
@@ -312,10 +323,10 @@ class Plan {
   // The way that is not direct, if it takes less time for an image.
   Schedules fastest(const Call& call, const Team& team) const {
     Schedules plan;
-    const bool filter = minimal_packing_ && (call.writes_last || !call.reads_last);
+    const bool filter = minimal_packing_ && (call.writes_last || !call.reads_last || !minimal_packing_->last);
     if (!filter && !fold_packing_) return plan;
     double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
-    if (method_ == Method::kFastest) {
+    if (method_ == Method::kFastest && packed_for_direct(call)) {
       const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
       limit = plan_schedule(layer_, image, plan_packing(layer_, target_, order_of(call)), target_, {}).cycles;
       const i64 inputs = layer_.cols * call.in[0] * call.in[1] * call.in[2];

@@ -82,18 +82,19 @@ class Execution {
     split_tile(s_.axis, first, last, segments);
     const i64 width = ceil_div(last - first, target_.lanes) * target_.lanes;
     const i64 copies = 2 * packing_.lines * (s_.width + target_.lanes);
+    const i64 turned = s_.line * target_.lanes;
     T* inputs = scratch<T>(
-        static_cast<std::size_t>(s_.inputs + s_.products + s_.sums + s_.width + copies + s_.writing.staging));
+        static_cast<std::size_t>(s_.inputs + s_.products + s_.sums + s_.width + copies + turned + s_.writing.staging));
     T* products = inputs + s_.inputs;
     T* sums = products + s_.products;
     T* zeros = sums + s_.sums;
     T* copied = zeros + s_.width;
     std::fill_n(zeros, width, T(0));
-    transform(segments, group, width, copied, inputs);
+    transform(segments, group, width, copied, copied + copies, inputs);
     const bool few = call_.writes_last;
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
     Writer<T> writer(kernels_, s_.writing, s_.axis, segments, 0, s_.axis[0].out_step * s_.axis[1].out_step, width,
-                     layer_.groups * layer_.rows * plane, copied + copies, few ? layer_.rows : 1);
+                     layer_.groups * layer_.rows * plane, copied + copies + turned, few ? layer_.rows : 1);
     for (i64 row = first_row; row < last_row; row += s_.chunk) {
       const i64 rows = std::min(s_.chunk, last_row - row);
       multiply(group, row, rows, width, inputs, products);
@@ -111,22 +112,32 @@ class Execution {
   }
 
   // inputs[point][tap][column][position]
-  void transform(const std::vector<Segment>& segments, i64 group, i64 width, T* copied, T* inputs) {
-    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2], channels = layer_.groups * layer_.cols;
-    const T *x = x_ + group * layer_.cols * plane, *x_end = x_ + call_.batch * channels * plane;
+  void transform(const std::vector<Segment>& segments, i64 group, i64 width, T* copied, T* turned, T* inputs) {
+    const i64 channels = layer_.groups * layer_.cols, image = call_.in[0] * call_.in[1] * call_.in[2] * channels;
+    const i64 plane = image / channels;
+    const T *x_begin = x_, *x_end = x_ + call_.batch * image, *x = x_ + group * layer_.cols * plane;
     const bool rows = packing_.axis[2].filtered;  // the last axis is transformed as its inputs are fetched
-    PanelSource<T> source(s_.axis, s_.window, kernels_, segments, channels * plane, width);
+    PanelSource<T> source(s_.axis, s_.window, kernels_, segments, image, width);
     const i64 line_pitch = rows ? width + target_.lanes : width;  // rows are written in whole vectors
     std::vector<TileRun> runs;
-    if (rows) find_runs(segments, channels * plane, runs);
+    std::vector<TurnedRow> turned_rows;
+    if (rows) find_runs(segments, image, runs, turned_rows);
+    if (s_.line) x_begin = turned, x_end = turned + target_.lanes * s_.line;
     for (i64 c = 0; c < layer_.cols; ++c) {
+      const T* line_x = x + c * plane;
+      if (s_.line) {
+        const i64 lane = c % target_.lanes;
+        if (lane == 0)
+          turn(turned_rows, group * layer_.cols + c, std::min<i64>(target_.lanes, layer_.cols - c), turned);
+        line_x = turned + lane * s_.line;
+      }
       if (rows) {
         const i64 count = static_cast<i64>(segments.size());
         for (i64 line = 0; line < packing_.lines; line += 4) {
           T* to = copied + line * line_pitch;
           i64 pitch = line_pitch;
           if (packing_.last_leading < 0) std::tie(to, pitch) = destination(inputs, c, line, 1, width);
-          kernels_.transform_rows(x_, x + c * plane, x_end, kAhead * plane, s_.axis[2].in_step,
+          kernels_.transform_rows(x_begin, line_x, x_end, s_.line ? 0 : kAhead * plane, s_.axis[2].in_step,
                                   &runs[static_cast<std::size_t>(line / 4 * count)], count, to, pitch);
         }
       } else {
@@ -146,23 +157,56 @@ class Execution {
     return {inputs + place * plane_pitch(width) + column * width, (next - place) * plane_pitch(width)};
   }
 
-  // Per row of the window and segment, the inputs of its tiles.
-  void find_runs(const std::vector<Segment>& segments, i64 batch_stride, std::vector<TileRun>& runs) const {
+  // Inputs next to each other along a row, counted over the batch, and their place where they are turned.
+  struct TurnedRow {
+    i64 first, count, place;
+  };
+
+  // Per row of the window and segment, the inputs of its tiles; what is turned, for those that lie channels last.
+  void find_runs(const std::vector<Segment>& segments, i64 image, std::vector<TileRun>& runs,
+                 std::vector<TurnedRow>& turned) const {
     const AxisPlan* axis = s_.axis;
-    for (i64 line = 0; line < packing_.lines; line += 4)
-      for (const Segment& s : segments) {
-        const Size& offset = s_.window.offsets[static_cast<std::size_t>(line)];
+    const auto count = segments.size(), rows = static_cast<std::size_t>(packing_.lines / 4);
+    runs.resize(rows * count);
+    for (std::size_t i = 0; i < count; ++i)
+      for (std::size_t row = 0; row < rows; ++row) {
+        const Segment& s = segments[i];
+        const Size& offset = s_.window.offsets[4 * row];
         const i64 z = s.at[0] * axis[0].in_step + offset[0], y = s.at[1] * axis[1].in_step + offset[1];
         const i64 first = s.at[2] * axis[2].in_step + offset[2], length = (s.length - 1) * axis[2].in_step + 4;
-        TileRun run{s.place, s.length, 0, 0, 0};
-        if (z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in) {
-          run.before = std::clamp<i64>(-first, 0, length);
-          run.inside = std::clamp<i64>(axis[2].in - first, run.before, length) - run.before;
-          run.source = s.batch * batch_stride + (z * axis[1].in + y) * axis[2].in + first + run.before;
-          if (run.inside == 0) run.source = 0;
+        TileRun& run = runs[row * count + i];
+        run = {s.place, s.length, 0, 0, 0};
+        if (z < 0 || z >= axis[0].in || y < 0 || y >= axis[1].in) continue;
+        run.before = std::clamp<i64>(-first, 0, length);
+        run.inside = std::clamp<i64>(axis[2].in - first, run.before, length) - run.before;
+        if (run.inside == 0) continue;
+        const i64 place = (z * axis[1].in + y) * axis[2].in + first + run.before;
+        if (s_.line) {
+          const i64 plane = axis[0].in * axis[1].in * axis[2].in;
+          run.source = place_of({s.batch * plane + place, run.inside, 0}, 2 * rows, turned);
+        } else {
+          run.source = s.batch * image + place;
         }
-        runs.push_back(run);
       }
+  }
+
+  // Where these inputs are turned to: neighbouring segments read the same ones, so they may be among the last `most`.
+  i64 place_of(TurnedRow row, std::size_t most, std::vector<TurnedRow>& turned) const {
+    for (auto at = turned.rbegin(); at != turned.rend() && most-- > 0; ++at)
+      if (row.first >= at->first && row.first + row.count <= at->first + at->count)
+        return at->place + row.first - at->first;
+    if (!turned.empty()) row.place = turned.back().place + round_up(turned.back().count, target_.lanes);
+    turned.push_back(row);
+    return row.place;
+  }
+
+  // to[column][place], of some columns.
+  void turn(const std::vector<TurnedRow>& rows, i64 column, i64 columns, T* to) const {
+    const i64 pixel = layer_.groups * layer_.cols;
+    const T* const end = x_ + call_.batch * call_.in[0] * call_.in[1] * call_.in[2] * pixel;
+    for (const TurnedRow& row : rows)
+      kernels_.transpose(x_ + row.first * pixel + column, end, pixel, row.count, columns, nullptr, to + row.place,
+                         s_.line);
   }
 
   // products[point][row of the chunk][position]

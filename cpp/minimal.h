@@ -71,13 +71,14 @@ struct MinimalSchedule {
   i64 chunk = 0, parts = 1, part = 0;       // channels transformed back at a time; tasks per tile; their channels
   i64 columns = 1;                          // input channels summed in registers in one go
   i64 inputs = 0, products = 0, sums = 0;   // scratch, in numbers
+  i64 line = 0;                             // room for a channel's inputs of a tile, where they are turned, or 0
   Writing writing;
   int threads = 1;
   double cycles = 0;  // that an image should take, of one thread
   std::string why;
 };
 
-// Whether outputs can be written channels last. They can be read so where `packing.last`.
+// Whether outputs can be written channels last. Inputs can be read so where `packing.last`, or where they are turned.
 bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target& target);
 
 // Nothing where an image would take longer than so many cycles. Like the bits of a result, that depends neither on the

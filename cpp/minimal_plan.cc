@@ -15,6 +15,7 @@ constexpr i64 kProductBytes = 448 << 10;   // products of a chunk of channels
 constexpr i64 kSumBytes = 256 << 10;       // outputs of one channel
 constexpr i64 kLastSumBytes = 800 << 10;   // of all channels, where they are written next to each other;
 constexpr i64 kFewInputBytes = 512 << 10;  // inputs then
+constexpr i64 kTurnedBytes = 256 << 10;    // inputs of a tile that are turned together
 constexpr i64 kTerms = 256;                // in registers: fewer than directly, for the transforms cost accuracy
 constexpr i64 kSlack = 4096;               // reads may pass the end
 
@@ -45,6 +46,14 @@ MinimalPacking::Line split_line(const MinimalAxis* axis, i64 line) {
       split.tap = split.tap * axis[a].window + at[a];
   }
   return split;
+}
+
+// Of a channel, the most inputs that a tile reads, each row in whole vectors; 0 where rows are not read one by one.
+i64 turned_line(const MinimalPacking& packing, const MinimalSchedule& s, const Target& target) {
+  if (!packing.axis[2].filtered) return 0;
+  const i64 segments = std::min(s.width, s.width / s.axis[2].positions + 2);
+  const i64 row = s.width * s.axis[2].in_step + segments * (4 + target.lanes);
+  return (round_up(packing.lines / 4 * row, target.lanes) / target.lanes | 1) * target.lanes;  // not a power of two
 }
 
 }  // namespace
@@ -218,6 +227,8 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
       packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width * (few ? layer.rows : 1) + kSlack;
   s.writing =
       plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, steps * s.width, target);
+  s.line = call.reads_last && !packing.last ? turned_line(packing, s, target) : 0;
+  if (s.line * lanes * bytes > kTurnedBytes) s.line = 0;
   s.threads = threads;
   std::ostringstream why;
   why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases

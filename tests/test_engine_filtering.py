@@ -100,6 +100,23 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
         np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
 
 
+@pytest.mark.parametrize("size", [(5, 7), (23, 19), (2, 90)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_minimal_filtering_turns_inputs_channels_last_by_itself(size, groups):
+    """Rows that several sets of outputs read, cut by borders and by tasks."""
+    rng = np.random.default_rng(8)
+    geometry = Geometry((5, 6), (2, 3), crop=((1, 2), (4, 0)))
+    x = rng.standard_normal((5, 34, *size)).astype(np.float32)
+    w = rng.standard_normal((34, 20 // groups, 5, 6)).astype(np.float32)
+    output = geometry.output_size(size)
+    expected = engine.Packed(w, None, geometry, groups, method=engine.Method.FILTERED).run(x, geometry, output)
+    packed = engine.Packed(w, None, geometry, groups, method=engine.Method.FILTERED, last=True)
+    assert packed._plan.channels_last(5, [1, *size], [1, *output], [0, 1, 4], 2) == (True, groups == 1)
+    for threads in (1, 2):
+        y = packed.run_last(engine.channels_last(x), geometry, output, threads)
+        np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
+
+
 def integers_too(rng):
     """Ways to draw an array's numbers, and whether sums and halves of them are exact."""
     return (rng.standard_normal, False), (lambda shape: rng.integers(-4, 5, shape), True)
