@@ -217,8 +217,8 @@ class Plan {
   std::unique_ptr<Way<T>> way_of(const T* w, const Sizes& once) const {
     std::unique_ptr<Way<T>> way = scatter(layer_, w);
     if (!way) way = channelwise(layer_, *kernels_, w, last_);
-    if (!way) way = channelwise_adjoint(layer_, *kernels_, w);
     const bool fastest = method_ == Method::kFastest;
+    if (!way) way = channelwise_adjoint(layer_, *kernels_, w, last_ && fastest);
     if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
     if (!way && once) {
       const auto& [batch, in, out, lo, threads] = *once;

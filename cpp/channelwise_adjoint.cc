@@ -152,18 +152,135 @@ class PlanesAdjoint final : public Way<T> {
   const std::vector<T> weights_;
 };
 
+// The same channels last: lanes run along the channels of one position after the other, and inputs are read where they
+// lie. Weights are [tap][channel].
+template <typename T>
+class PixelsAdjoint final : public Way<T> {
+ public:
+  PixelsAdjoint(const Layer& layer, const Kernels<T>& kernels, const T* w)
+      : layer_(layer),
+        kernels_(kernels),
+        padded_(round_up(layer.groups, kernels.lanes)),
+        weights_(static_cast<std::size_t>(layer.taps() * layer.groups + kernels.lanes)) {
+    for (i64 channel = 0; channel < layer.groups; ++channel)
+      for (i64 tap = 0; tap < layer.taps(); ++tap)
+        weights_[static_cast<std::size_t>(tap * layer.groups + channel)] = w[channel * layer.taps() + tap];
+  }
+
+  bool takes(const Call& call) const override { return call.reads_last && call.writes_last; }
+  std::size_t size() const override { return weights_.size(); }
+  std::string why(const Call& call, const Team& team) const override {
+    return "convolution, channels last: channels do not mix, so lanes run along the channels of one position after the "
+           "other; " +
+           say_threads(useful_threads(layer_, call, team));
+  }
+
+  void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override {
+    const std::vector<T> biases = bias ? whole_vectors(bias, 1, layer_.groups, padded_) : std::vector<T>(padded_);
+    const int threads = useful_threads(layer_, call, team);
+    const i64 rows = call.batch * call.out[0] * call.out[1], blocks = std::min<i64>(rows, i64{kTasks} * threads);
+    parallel_for(blocks, threads, [&](i64 task) {
+      for (i64 row = task * rows / blocks; row < (task + 1) * rows / blocks; ++row)
+        compute(call, row, biases.data(), x, y);
+    });
+  }
+
+ private:
+  static constexpr int kTasks = 4;
+  static constexpr i64 kAtEnd = 4;  // pixels from which a vector reaches behind the last number
+
+  // A row of outputs, counted over batch and leading axes.
+  void compute(const Call& call, i64 row, const T* biases, const T* x, T* y) const {
+    const i64 channels = layer_.groups, step = layer_.stride[2] * channels, far = layer_.dilation[2] * channels;
+    const i64 depth = call.in[0] * call.in[1] * call.in[2] * channels, width = call.out[2];
+    const T* const end = x + call.batch * depth;
+    T* const out = y + row * width * channels;
+    thread_local std::vector<const T*> all_weights, lines;  // of the taps whose rows exist; the lines' first inputs
+    all_weights.clear();
+    lines.clear();
+    const i64 at_y = row % call.out[1], at_z = row / call.out[1] % call.out[0];
+    const T* const image = x + row / (call.out[0] * call.out[1]) * depth;
+    for (i64 tz = 0; tz < layer_.kernel[0]; ++tz)
+      for (i64 ty = 0; ty < layer_.kernel[1]; ++ty) {
+        const i64 z = at_z * layer_.stride[0] + tz * layer_.dilation[0] - call.lo[0];
+        const i64 iy = at_y * layer_.stride[1] + ty * layer_.dilation[1] - call.lo[1];
+        if (z < 0 || z >= call.in[0] || iy < 0 || iy >= call.in[1]) continue;
+        all_weights.push_back(weights_.data() + (tz * layer_.kernel[1] + ty) * layer_.kernel[2] * channels);
+        lines.push_back(image + (z * call.in[1] + iy) * call.in[2] * channels);
+      }
+
+    thread_local std::vector<const T*> weights, inputs;
+    T* const spare = scratch<T>(static_cast<std::size_t>((kAtEnd + 1) * padded_));
+    PixelStencil<T> s;
+    s.bias = biases;
+    s.channels = s.length = channels;
+    s.x_step = step;
+    // Positions from `at` on, whose taps [first, last) along the row are inside.
+    auto positions = [&](i64 at, i64 count, i64 first, i64 last, T* to) {
+      weights.clear();
+      inputs.clear();
+      i64 copied = 0;
+      for (std::size_t line = 0; line < lines.size(); ++line)
+        for (i64 tap = first; tap < last; ++tap) {
+          const T* from = lines[line] + (at * layer_.stride[2] - call.lo[2]) * channels + tap * far;
+          weights.push_back(all_weights[line] + tap * channels);
+          if (count == 1 && end - from < padded_) {
+            T* const copy = spare + ++copied * padded_;
+            std::copy_n(from, channels, copy);
+            from = copy;
+          }
+          inputs.push_back(from);
+        }
+      s.taps = static_cast<i64>(inputs.size());
+      s.w = weights.data();
+      s.x = inputs.data();
+      s.repeats = count;
+      s.out = to;
+      kernels_.pixel_stencil(s);
+    };
+    const i64 taps = layer_.kernel[2], stride = layer_.stride[2], spread = layer_.dilation[2];
+    // Those whose taps are all inside, and whose vectors neither reach behind the input nor the row.
+    const i64 left = std::clamp<i64>(ceil_div(call.lo[2], stride), 0, width);
+    i64 right = floor_div(call.in[2] - 1 + call.lo[2] - (taps - 1) * spread, stride) + 1;
+    right = std::clamp<i64>(std::min(right, (width * channels - padded_) / channels + 1), left, width);
+    auto reads_behind = [&](i64 at) {
+      return !lines.empty() &&
+             end - (lines.back() + (at * stride - call.lo[2]) * channels + (taps - 1) * far) < padded_;
+    };
+    while (right > left && reads_behind(right - 1)) --right;
+    for (i64 at = 0; at < width; ++at) {
+      if (at == left && right > left) {
+        positions(left, right - left, 0, taps, out + left * channels);
+        at = right;
+        if (at == width) break;
+      }
+      const i64 first = std::clamp<i64>(ceil_div(call.lo[2] - at * stride, spread), 0, taps);
+      const i64 last = std::clamp<i64>(ceil_div(call.in[2] + call.lo[2] - at * stride, spread), first, taps);
+      positions(at, 1, first, last, spare);
+      std::copy_n(spare, channels, out + at * channels);
+    }
+  }
+
+  const Layer layer_;
+  const Kernels<T>& kernels_;
+  const i64 padded_;
+  std::vector<T> weights_;
+};
+
 }  // namespace
 
 template <typename T>
-std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w) {
+std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last) {
   if (layer.transposed || layer.rows != 1 || layer.cols != 1) return nullptr;
+  if (last && 2 * layer.groups >= kernels.lanes && layer.taps() <= Limits::terms)
+    return std::make_unique<PixelsAdjoint<T>>(layer, kernels, w);
   if (layer.kernel[2] >= kernels.lanes && layer.kernel[2] <= kMostReach && layer.dilation[2] == 1)
     return std::make_unique<ChannelwiseAdjoint<T>>(layer, kernels, w);
   if (layer.taps() > Limits::terms || !ChannelPlanes::usable(layer, kernels.lanes, sizeof(T))) return nullptr;
   return std::make_unique<PlanesAdjoint<T>>(layer, kernels, w);
 }
 
-template std::unique_ptr<Way<float>> channelwise_adjoint<float>(const Layer&, const Kernels<float>&, const float*);
-template std::unique_ptr<Way<double>> channelwise_adjoint<double>(const Layer&, const Kernels<double>&, const double*);
+template std::unique_ptr<Way<float>> channelwise_adjoint(const Layer&, const Kernels<float>&, const float*, bool);
+template std::unique_ptr<Way<double>> channelwise_adjoint(const Layer&, const Kernels<double>&, const double*, bool);
 
 }  // namespace upscore

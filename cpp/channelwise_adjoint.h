@@ -1,5 +1,5 @@
-// The adjoint of layers whose channels do not mix, for kernels that fill vectors: lanes run along the kernel's rows, so
-// that inputs are read as they lie, whatever the stride.
+// The adjoint of layers whose channels do not mix: lanes run along the kernel's rows where these fill vectors, so that
+// inputs are read as they lie, whatever the stride; elsewhere along positions, or channels last along the channels.
 #pragma once
 
 #include <memory>
@@ -9,8 +9,8 @@
 
 namespace upscore {
 
-// Null for any other layer.
+// Null for any other layer. For calls channels last alone, if `last` and channels and taps are such.
 template <typename T>
-std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w);
+std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last);
 
 }  // namespace upscore

@@ -92,3 +92,36 @@ def test_channels_that_do_not_mix(name, isa, dtype):
         assert np.linalg.norm(ours - exact_x) <= 2 * tolerance * np.linalg.norm(exact_x)
         ours = engine.weight_gradient(x, grad_y, geometry, channels, 1, threads)
         assert np.linalg.norm(ours - exact_w) <= tolerance * np.linalg.norm(exact_w)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("size", "channels", "geometry"),
+    [
+        ((9, 11), 21, Geometry((4, 5), (2, 3), crop=((1, 2), (3, 0)))),
+        ((1, 1), 8, Geometry((3, 2), 1)),
+        ((6, 7), 64, Geometry((3, 3), (2, 1), dilation=(1, 4), crop=((2, 0), (5, 3)))),
+        ((3, 4, 5), 40, Geometry((2, 3, 4), (3, 1, 2), crop=((-1, -2), (1, 1), (0, 2)))),
+        ((33,), 17, Geometry(9, 4, crop=((0, -3),))),
+        ((5, 3), 16, Geometry((1, 1), 2, crop=((0, 0), (1, 1)))),
+    ],
+)
+def test_input_gradients_channels_last_of_channels_that_do_not_mix(size, channels, geometry, dtype):
+    """Lanes along channels, whose last vectors reach into the next position, and behind the end of no array."""
+    rng = np.random.default_rng(7)
+    output = geometry.output_size(size)
+    w = rng.standard_normal((channels, 1, *geometry.kernel)).astype(dtype)
+    grad_y = rng.standard_normal((3, channels, *output)).astype(dtype)
+    bias = rng.standard_normal(channels).astype(dtype)
+    exact = engine.Packed(w.astype(np.float64), bias.astype(np.float64), geometry, channels, adjoint=True)
+    expected = exact.run(grad_y.astype(np.float64), geometry, size)
+    for isa in cpu.available():
+        cpu.force(isa)
+        packed = engine.Packed(w, bias, geometry, channels, adjoint=True, method=engine.Method.FASTEST, last=True)
+        one, three = (packed.run_last(engine.channels_last(grad_y), geometry, size, threads) for threads in (1, 3))
+        np.testing.assert_array_equal(one, three)
+        np.testing.assert_array_equal(packed.run(grad_y, geometry, size), np.moveaxis(one, -1, 1))
+        error = np.linalg.norm(np.moveaxis(one, -1, 1) - expected)
+        assert error <= (1e-6 if dtype == np.float32 else 1e-14) * np.linalg.norm(expected)
+        if 2 * channels >= 64 // dtype().itemsize:
+            assert "channels of one position" in packed.why(3, geometry, output, size)
