@@ -272,7 +272,8 @@ class PixelsAdjoint final : public Way<T> {
 template <typename T>
 std::unique_ptr<Way<T>> channelwise_adjoint(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last) {
   if (layer.transposed || layer.rows != 1 || layer.cols != 1) return nullptr;
-  if (last && 2 * layer.groups >= kernels.lanes && layer.taps() <= Limits::terms)
+  const i64 furthest = std::max(layer.stride[2], layer.dilation[2]);
+  if (last && 2 * layer.groups >= kernels.lanes && layer.taps() <= Limits::terms && furthest <= kMostReach)
     return std::make_unique<PixelsAdjoint<T>>(layer, kernels, w);
   if (layer.kernel[2] >= kernels.lanes && layer.kernel[2] <= kMostReach && layer.dilation[2] == 1)
     return std::make_unique<ChannelwiseAdjoint<T>>(layer, kernels, w);

@@ -13,7 +13,6 @@ template <typename T, int R>
 constexpr int kColumns = R <= kLanes<T> && UPSCORE_REGISTERS >= 24 ? 2 : 1;
 
 // Their weights: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns are loaded together.
-
 template <typename T, int R, int NV>
 inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T, R>][NV]) {
   constexpr int L = kLanes<T>, C = kColumns<T, R>;

@@ -4,6 +4,10 @@ import sys
 import textwrap
 
 import pytest
+import torch
+
+from upscore.geometry import Geometry
+from upscore.nn import native
 
 TEAM = """
 import os, signal, warnings
@@ -114,3 +118,16 @@ def test_several_python_threads_compute_at_once():
         """
     )
     assert out == "{True}\n"
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_no_foreign_memory_is_read_where_shapes_do_not_fit(last):
+    """Of what reaches the engine past the checks of ``functional``: tensors are read by their address."""
+    x, w = torch.randn(1, 3, 4, 4), torch.randn(5, 2, 3, 3)
+    x = x.to(memory_format=torch.channels_last) if last else x
+    geometry = Geometry((3, 3), 2)
+    for t in (x, x.double()):
+        with pytest.raises((TypeError, ValueError)):
+            native.conv_transpose(t, w, None, geometry, (9, 9), 1, keep=False)
+    with pytest.raises((TypeError, ValueError)):
+        native.input_gradient(x, w.double(), geometry, (1, 1), 1)

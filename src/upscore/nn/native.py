@@ -6,6 +6,7 @@ dtype of the first argument, and its memory format as torch chooses it. Nothing 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_COMPUTED = (torch.float32, torch.float64)
+_COMPUTED = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FROM_LAST = {rank: (0, rank - 1, *range(1, rank - 1)) for rank in CHANNELS_LAST}
 
@@ -93,7 +94,7 @@ def _run(
     """``packed`` on ``x``; ``last`` and ``reads`` are what :func:`_layout` says. The result has the dtype of ``x``."""
     threads = torch.get_num_threads()
     last = last and 0 not in size
-    if (reads if last else x.is_contiguous()) and x.dtype in _COMPUTED and not x.is_neg():
+    if (reads if last else x.is_contiguous()) and _COMPUTED.get(x.dtype) is packed.dtype and not x.is_neg():
         numbers = packed.run_at(x.data_ptr(), x.shape, geometry, size, threads, last)
         if numbers is not None:
             return _from_last(numbers) if last else torch.from_numpy(numbers)
