@@ -127,12 +127,13 @@ class Plan {
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
-    run(call_of(x, y, lo, reads_last, writes_last), x.data(), y, threads);
+    run_call(call_of(x, y, lo, reads_last, writes_last), x.data(), y, threads);
   }
 
-  // Of as many images as the output has, of so many numbers along each axis, that lie at an address.
-  void run_at(std::uintptr_t x, Size in, Out<T> y, Size lo, int threads, bool last) {
-    run({dim(y, 0), in, axes_of(y, last), lo, last, last}, reinterpret_cast<const T*>(x), y, threads);
+  // Of as many images as the output has, of so many channels and numbers along each axis, that lie at an address.
+  void run_at(std::uintptr_t x, i64 channels, Size in, Out<T> y, Size lo, int threads, bool last) {
+    require_inputs(channels);
+    run_call({dim(y, 0), in, axes_of(y, last), lo, last, last}, reinterpret_cast<const T*>(x), y, threads);
   }
 
   // Whether this call can read, and whether it can write, channels last.
@@ -158,7 +159,7 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
-  void run(Call call, const T* x, const Out<T>& y, int threads) {
+  void run_call(Call call, const T* x, const Out<T>& y, int threads) {
     require(dim(y, call.writes_last ? y.ndim() - 1 : 1) == layer_.groups * layer_.rows,
             "the output has the layer's channels");
     if (y.size() == 0) return;
@@ -176,8 +177,7 @@ class Plan {
       return way_->execute(call, team, bias, x, y);
     }
     const Schedules plan = schedules_of(call, team);
-    require((!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan)),
-            "channels last where channels_last says so");
+    require(lies_as_it_can(call, plan), "channels last where channels_last says so");
     require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.fold)
       execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x, y);
@@ -231,8 +231,11 @@ class Plan {
   Call call_of(const In<T>& x, const Out<T>& y, const Size& lo, bool reads_last, bool writes_last) const {
     Call call{dim(x, 0), axes_of(x, reads_last), axes_of(y, writes_last), lo, reads_last, writes_last};
     require(dim(x, 0) == dim(y, 0), "input and output have the same batch");
-    require(dim(x, reads_last ? x.ndim() - 1 : 1) == layer_.groups * layer_.cols, "the input has the layer's channels");
+    require_inputs(dim(x, reads_last ? x.ndim() - 1 : 1));
     return call;
+  }
+  void require_inputs(i64 channels) const {
+    require(channels == layer_.groups * layer_.cols, "the input has the layer's channels");
   }
 
   // One of them.
@@ -249,8 +252,11 @@ class Plan {
     if (plan.minimal) return upscore::writes_last(layer_, *minimal_packing_, target_);
     return plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_));
   }
+  bool lies_as_it_can(const Call& call, const Schedules& plan) const {
+    return (!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan));
+  }
   bool can_do(const Call& call, const Schedules& plan) const {
-    return (!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan)) && packed_for(call, plan);
+    return lies_as_it_can(call, plan) && packed_for(call, plan);
   }
   bool packed_for(const Call& call, const Schedules& plan) const {
     if (plan.fold) return true;
@@ -445,9 +451,9 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
       .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Method, bool, Sizes>(), "w"_a, "bias"_a.none(),
            "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "method"_a, "last"_a, "once"_a.none())
-      .def("run", nb::overload_cast<In<T>, Out<T>, Size, int, bool, bool>(&Plan<T>::run), "x"_a, "y"_a.noconvert(),
-           "lo"_a, "threads"_a, "reads_last"_a = false, "writes_last"_a = false)
-      .def("run_at", &Plan<T>::run_at, "x"_a, "input"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "last"_a)
+      .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
+           "writes_last"_a = false)
+      .def("run_at", &Plan<T>::run_at, "x"_a, "channels"_a, "input"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "last"_a)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)

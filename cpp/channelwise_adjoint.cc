@@ -23,6 +23,18 @@ int useful_threads(const Layer& layer, const Call& call, const Team& team) {
   return team.share(outputs * static_cast<double>(layer.taps()) / kSerialWork);
 }
 
+// Of a row of outputs, counted over both leading axes: visit(row of the kernel, row of inputs) for all that are inside.
+template <typename Visit>
+void each_line(const Layer& layer, const Call& call, i64 row, Visit&& visit) {
+  for (i64 tz = 0; tz < layer.kernel[0]; ++tz)
+    for (i64 ty = 0; ty < layer.kernel[1]; ++ty) {
+      const i64 z = row / call.out[1] * layer.stride[0] + tz * layer.dilation[0] - call.lo[0];
+      const i64 y = row % call.out[1] * layer.stride[1] + ty * layer.dilation[1] - call.lo[1];
+      if (z < 0 || z >= call.in[0] || y < 0 || y >= call.in[1]) continue;
+      visit(tz * layer.kernel[1] + ty, z * call.in[1] + y);
+    }
+}
+
 template <typename T>
 class ChannelwiseAdjoint final : public Way<T> {
  public:
@@ -80,19 +92,15 @@ void ChannelwiseAdjoint<T>::rows(const Call& call, i64 image, i64 first, i64 las
   kernels_->fill(T(0), size + length + lanes, sums);
   std::vector<i64> place;
   for (i64 j = 0; j < count; ++j) place.push_back(j * step);
-  for (i64 row = first; row < last; ++row) {
-    const T* w = weights_.data() + image % layer_.groups * layer_.taps();
-    for (i64 tz = 0; tz < layer_.kernel[0]; ++tz)
-      for (i64 ty = 0; ty < layer_.kernel[1]; ++ty, w += kernel) {
-        const i64 z = row / call.out[1] * layer_.stride[0] + tz * layer_.dilation[0] - call.lo[0];
-        const i64 iy = row % call.out[1] * layer_.stride[1] + ty * layer_.dilation[1] - call.lo[1];
-        if (z < 0 || z >= call.in[0] || iy < 0 || iy >= call.in[1]) continue;
-        const T* const inside = x + (z * call.in[1] + iy) * call.in[2] + start + skip;
-        const bool as_it_lies = stop - skip == length && end - inside >= length + lanes;
-        if (!as_it_lies) std::copy_n(inside, stop - skip, line + skip);  // zeros beside it
-        kernels_->dots(w, kernel, as_it_lies ? inside : line, place.data(), count, sums + (row - first) * sums_of_row);
-      }
-  }
+  const T* const w = weights_.data() + image % layer_.groups * layer_.taps();
+  for (i64 row = first; row < last; ++row)
+    each_line(layer_, call, row, [&](i64 of_kernel, i64 of_inputs) {
+      const T* const inside = x + of_inputs * call.in[2] + start + skip;
+      const bool as_it_lies = stop - skip == length && end - inside >= length + lanes;
+      if (!as_it_lies) std::copy_n(inside, stop - skip, line + skip);  // zeros beside it
+      kernels_->dots(w + of_kernel * kernel, kernel, as_it_lies ? inside : line, place.data(), count,
+                     sums + (row - first) * sums_of_row);
+    });
   for (i64 row = first; row < last; ++row, y += call.out[2])
     for (i64 j = 0; j < count; ++j, sums += lanes) y[j] = std::accumulate(sums, sums + lanes, T(0)) + bias;
 }
@@ -187,7 +195,6 @@ class PixelsAdjoint final : public Way<T> {
 
  private:
   static constexpr int kTasks = 4;
-  static constexpr i64 kAtEnd = 4;  // pixels from which a vector reaches behind the last number
 
   // A row of outputs, counted over batch and leading axes.
   void compute(const Call& call, i64 row, const T* biases, const T* x, T* y) const {
@@ -198,19 +205,14 @@ class PixelsAdjoint final : public Way<T> {
     thread_local std::vector<const T*> all_weights, lines;  // of the taps whose rows exist; the lines' first inputs
     all_weights.clear();
     lines.clear();
-    const i64 at_y = row % call.out[1], at_z = row / call.out[1] % call.out[0];
-    const T* const image = x + row / (call.out[0] * call.out[1]) * depth;
-    for (i64 tz = 0; tz < layer_.kernel[0]; ++tz)
-      for (i64 ty = 0; ty < layer_.kernel[1]; ++ty) {
-        const i64 z = at_z * layer_.stride[0] + tz * layer_.dilation[0] - call.lo[0];
-        const i64 iy = at_y * layer_.stride[1] + ty * layer_.dilation[1] - call.lo[1];
-        if (z < 0 || z >= call.in[0] || iy < 0 || iy >= call.in[1]) continue;
-        all_weights.push_back(weights_.data() + (tz * layer_.kernel[1] + ty) * layer_.kernel[2] * channels);
-        lines.push_back(image + (z * call.in[1] + iy) * call.in[2] * channels);
-      }
+    const i64 rows = call.out[0] * call.out[1];
+    each_line(layer_, call, row % rows, [&](i64 of_kernel, i64 of_inputs) {
+      all_weights.push_back(weights_.data() + of_kernel * layer_.kernel[2] * channels);
+      lines.push_back(x + row / rows * depth + of_inputs * call.in[2] * channels);
+    });
 
     thread_local std::vector<const T*> weights, inputs;
-    T* const spare = scratch<T>(static_cast<std::size_t>((kAtEnd + 1) * padded_));
+    T* const spare = scratch<T>(static_cast<std::size_t>(2 * padded_));
     PixelStencil<T> s;
     s.bias = biases;
     s.channels = s.length = channels;
@@ -219,15 +221,13 @@ class PixelsAdjoint final : public Way<T> {
     auto positions = [&](i64 at, i64 count, i64 first, i64 last, T* to) {
       weights.clear();
       inputs.clear();
-      i64 copied = 0;
       for (std::size_t line = 0; line < lines.size(); ++line)
         for (i64 tap = first; tap < last; ++tap) {
           const T* from = lines[line] + (at * layer_.stride[2] - call.lo[2]) * channels + tap * far;
           weights.push_back(all_weights[line] + tap * channels);
-          if (count == 1 && end - from < padded_) {
-            T* const copy = spare + ++copied * padded_;
-            std::copy_n(from, channels, copy);
-            from = copy;
+          if (end - from < padded_) {  // the last pixel of all
+            std::copy_n(from, channels, spare + padded_);
+            from = spare + padded_;
           }
           inputs.push_back(from);
         }
@@ -239,15 +239,11 @@ class PixelsAdjoint final : public Way<T> {
       kernels_.pixel_stencil(s);
     };
     const i64 taps = layer_.kernel[2], stride = layer_.stride[2], spread = layer_.dilation[2];
-    // Those whose taps are all inside, and whose vectors neither reach behind the input nor the row.
+    // Those whose taps are all inside; but the last one, if its vectors may reach behind the input or the row.
+    const i64 alone = padded_ > channels;
     const i64 left = std::clamp<i64>(ceil_div(call.lo[2], stride), 0, width);
-    i64 right = floor_div(call.in[2] - 1 + call.lo[2] - (taps - 1) * spread, stride) + 1;
-    right = std::clamp<i64>(std::min(right, (width * channels - padded_) / channels + 1), left, width);
-    auto reads_behind = [&](i64 at) {
-      return !lines.empty() &&
-             end - (lines.back() + (at * stride - call.lo[2]) * channels + (taps - 1) * far) < padded_;
-    };
-    while (right > left && reads_behind(right - 1)) --right;
+    const i64 inside = floor_div(call.in[2] - 1 + call.lo[2] - (taps - 1) * spread, stride) + 1;
+    const i64 right = std::clamp<i64>(std::min(inside, width) - alone, left, width);
     for (i64 at = 0; at < width; ++at) {
       if (at == left && right > left) {
         positions(left, right - left, 0, taps, out + left * channels);

@@ -121,7 +121,7 @@ class Execution {
     const i64 line_pitch = rows ? width + target_.lanes : width;  // rows are written in whole vectors
     std::vector<TileRun> runs;
     std::vector<TurnedRow> turned_rows;
-    if (rows) find_runs(segments, image, runs, turned_rows);
+    if (rows) find_runs(segments, s_.line ? plane : image, runs, turned_rows);
     if (s_.line) x_begin = turned, x_end = turned + target_.lanes * s_.line;
     for (i64 c = 0; c < layer_.cols; ++c) {
       const T* line_x = x + c * plane;
@@ -163,7 +163,7 @@ class Execution {
   };
 
   // Per row of the window and segment, the inputs of its tiles; what is turned, for those that lie channels last.
-  void find_runs(const std::vector<Segment>& segments, i64 image, std::vector<TileRun>& runs,
+  void find_runs(const std::vector<Segment>& segments, i64 batch_stride, std::vector<TileRun>& runs,
                  std::vector<TurnedRow>& turned) const {
     const AxisPlan* axis = s_.axis;
     const auto count = segments.size(), rows = static_cast<std::size_t>(packing_.lines / 4);
@@ -180,13 +180,8 @@ class Execution {
         run.before = std::clamp<i64>(-first, 0, length);
         run.inside = std::clamp<i64>(axis[2].in - first, run.before, length) - run.before;
         if (run.inside == 0) continue;
-        const i64 place = (z * axis[1].in + y) * axis[2].in + first + run.before;
-        if (s_.line) {
-          const i64 plane = axis[0].in * axis[1].in * axis[2].in;
-          run.source = place_of({s.batch * plane + place, run.inside, 0}, 2 * rows, turned);
-        } else {
-          run.source = s.batch * image + place;
-        }
+        run.source = s.batch * batch_stride + (z * axis[1].in + y) * axis[2].in + first + run.before;
+        if (s_.line) run.source = place_of({run.source, run.inside, 0}, 2 * rows, turned);
       }
   }
 

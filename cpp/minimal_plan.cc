@@ -53,7 +53,8 @@ i64 turned_line(const MinimalPacking& packing, const MinimalSchedule& s, const T
   if (!packing.axis[2].filtered) return 0;
   const i64 segments = std::min(s.width, s.width / s.axis[2].positions + 2);
   const i64 row = s.width * s.axis[2].in_step + segments * (4 + target.lanes);
-  return (round_up(packing.lines / 4 * row, target.lanes) / target.lanes | 1) * target.lanes;  // not a power of two
+  const i64 line = (ceil_div(packing.lines / 4 * row, target.lanes) | 1) * target.lanes;  // not a power of two
+  return line * target.lanes * target.number_bytes <= kTurnedBytes ? line : 0;
 }
 
 }  // namespace
@@ -228,7 +229,6 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.writing =
       plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, steps * s.width, target);
   s.line = call.reads_last && !packing.last ? turned_line(packing, s, target) : 0;
-  if (s.line * lanes * bytes > kTurnedBytes) s.line = 0;
   s.threads = threads;
   std::ostringstream why;
   why << "transposed convolution" << (packing.last ? ", channels last" : "") << ": " << packing.phases

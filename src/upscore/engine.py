@@ -96,8 +96,7 @@ class Packed:
     ) -> None:
         _check_range(geometry, (1,) * geometry.rank)
         self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
-        channels = w.shape[0], w.shape[1] * groups
-        self._inputs, self.channels = channels[::-1] if adjoint else channels
+        self.channels = w.shape[0] if adjoint else w.shape[1] * groups
         make = _engine.PlanF32 if w.dtype == np.float32 else _engine.PlanF64
         lead = geometry.rank - NATIVE_RANK
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
@@ -179,13 +178,13 @@ class Packed:
         """:meth:`run`, or with ``last`` :meth:`run_last`, of numbers at an address, which no array has to be made for.
 
         ``shape`` is (N, C, *spatial) in both cases. Nothing is done, and None given, where that takes more than one
-        call of the engine, or where the channels are not the layer's.
+        call of the engine.
         """
         question = geometry, shape, size, threads, last
         known, lo, n, able = self._known_at
         if known != question:
             lo, n, able = [], [], False
-            if geometry.rank <= NATIVE_RANK and shape[1] == self._inputs:
+            if geometry.rank <= NATIVE_RANK:
                 lo, n = self._check(geometry, size if self.adjoint else shape[2:]), _three(shape[2:], 1)
                 asked = last or self._last
                 able = last == (asked and all(self._plan.channels_last(shape[0], n, _three(size, 1), lo, threads)))
@@ -193,7 +192,7 @@ class Packed:
         if not able:
             return None
         y = empty((shape[0], *size, self.channels) if last else (shape[0], self.channels, *size), self.dtype)
-        self._plan.run_at(address, n, y, lo, threads, last)
+        self._plan.run_at(address, shape[1], n, y, lo, threads, last)
         return y
 
     @staticmethod
