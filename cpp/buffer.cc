@@ -33,9 +33,11 @@ struct Kept {
   std::multimap<std::size_t, std::list<Block>::iterator> by_size;
   std::size_t bytes = 0;
 
+  // Of this size, what was released last: the caches may still hold it.
   void* take(std::size_t size) {
-    const auto found = by_size.find(size);
-    if (found == by_size.end()) return nullptr;
+    const auto [first, end] = by_size.equal_range(size);
+    if (first == end) return nullptr;
+    const auto found = std::prev(end);
     void* const memory = found->second->memory;
     blocks.erase(found->second);
     by_size.erase(found);

@@ -58,11 +58,21 @@ class Execution {
         x_(x),
         y_(y) {
     const AxisPlan* axis = schedule.axis;
-    row_of_ = {axis[1].out_step * axis[2].out_step, axis[2].out_step, 1};
+    if (call.writes_last && packing.strips) {
+      strip_phases_ = layer.stride[2];
+      for (i64 point = 0; point <= packing.points; ++point) before_.push_back(point * strip_phases_);
+      phase_row_ = {0, 0, 1};
+      output_row_ = {packing.axis[1].outputs() * axis[2].out_step, axis[2].out_step, layer.stride[2]};
+    } else {
+      strip_phases_ = packing.phases;
+      before_ = packing.before;
+      phase_row_ = {axis[1].out_step * axis[2].out_step, axis[2].out_step, 1};
+      for (std::size_t a = 0; a < kAxes; ++a) output_row_[a] = layer.stride[a] * phase_row_[a];
+    }
     for (std::size_t a = 0; a < packing.filtered.back(); ++a) {
       std::vector<i64> next;
       for (i64 row : outputs_before_)
-        for (i64 k = 0; k < packing.axis[a].outputs(); ++k) next.push_back(row + k * layer.stride[a] * row_of_[a]);
+        for (i64 k = 0; k < packing.axis[a].outputs(); ++k) next.push_back(row + k * output_row_[a]);
       outputs_before_ = std::move(next);
     }
     if (call.writes_last) biases_ = bias_of_phases(bias, layer.rows, axis[2].out_step);
@@ -91,24 +101,45 @@ class Execution {
     T* copied = zeros + s_.width;
     std::fill_n(zeros, width, T(0));
     transform(segments, group, width, copied, copied + copies, inputs);
-    const bool few = call_.writes_last;
     const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
-    Writer<T> writer(kernels_, s_.writing, s_.axis, segments, 0, s_.axis[0].out_step * s_.axis[1].out_step, width,
-                     layer_.groups * layer_.rows * plane, copied + copies + turned, few ? layer_.rows : 1);
-    for (i64 row = first_row; row < last_row; row += s_.chunk) {
-      const i64 rows = std::min(s_.chunk, last_row - row);
-      multiply(group, row, rows, width, inputs, products);
-      for (i64 r = 0; r < rows; ++r) {
-        if (few) {
-          transform_back(r, rows, width, layer_.rows, products, zeros, copied, sums + (row + r) * width);
-          continue;
+    auto writer = [&](i64 first_strip, i64 strips) {
+      return Writer<T>(kernels_, s_.writing, s_.axis, segments, first_strip, strips, width,
+                       layer_.groups * layer_.rows * plane, copied + copies + turned,
+                       call_.writes_last ? layer_.rows : 1);
+    };
+    const i64 z_steps = s_.axis[0].out_step, y_steps = s_.axis[1].out_step;
+    if (!call_.writes_last) {
+      const Writer<T> every = writer(0, z_steps * y_steps);
+      for (i64 row = first_row; row < last_row; row += s_.chunk) {
+        const i64 rows = std::min(s_.chunk, last_row - row);
+        multiply(group, row, rows, 0, width, inputs, products);
+        for (i64 r = 0; r < rows; ++r) {
+          transform_back(r, rows, 0, width, 1, products, zeros, copied, sums);
+          const i64 channel = group * layer_.rows + row + r;
+          every.write(sums, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);
         }
-        transform_back(r, rows, width, 1, products, zeros, copied, sums);
-        const i64 channel = group * layer_.rows + row + r;
-        writer.write(sums, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);
       }
+      return;
     }
-    if (few) writer.write(sums, biases_.data(), 1, y_);
+    for (i64 strip = 0; strip < packing_.phases; strip += strip_phases_) {
+      for (i64 row = first_row; row < last_row; row += s_.chunk) {
+        const i64 rows = std::min(s_.chunk, last_row - row);
+        multiply(group, row, rows, strip, width, inputs, products);
+        for (i64 r = 0; r < rows; ++r)
+          transform_back(r, rows, strip, width, layer_.rows, products, zeros, copied, sums + (row + r) * width);
+      }
+      if (!packing_.strips) {
+        writer(0, z_steps * y_steps).write(sums, biases_.data(), 1, y_);
+        continue;
+      }
+      const T* from = sums;
+      const i64 leading = strip / strip_phases_;
+      for (i64 z = leading / layer_.stride[1]; z < z_steps; z += layer_.stride[0])
+        for (i64 y = leading % layer_.stride[1]; y < y_steps; y += layer_.stride[1]) {
+          writer(z * y_steps + y, 1).write(from, biases_.data(), 1, y_);
+          from += output_row_[1] * layer_.rows * width;
+        }
+    }
   }
 
   // inputs[point][tap][column][position]
@@ -204,19 +235,25 @@ class Execution {
                          s_.line);
   }
 
-  // products[point][row of the chunk][position]
-  void multiply(i64 group, i64 row, i64 rows, i64 width, const T* inputs, T* products) {
+  // products[point][row of the chunk][position], of the phases of a strip
+  void multiply(i64 group, i64 row, i64 rows, i64 strip, i64 width, const T* inputs, T* products) {
+    const i64 depth = packing_.taps * layer_.cols;
     i64 x_offset[kMostLines];
     for (i64 tap = 0; tap < packing_.taps; ++tap) x_offset[tap] = tap * plane_pitch(width);
     for (i64 point = 0; point < packing_.points; ++point) {
-      const i64 before = packing_.before[static_cast<std::size_t>(point)];
-      const i64 phases = packing_.before[static_cast<std::size_t>(point + 1)] - before;
-      const T* weights = packed_ + ((group * packing_.before.back() + before) * layer_.rows + row * phases) *
-                                       packing_.taps * layer_.cols;
-      T* to = products + before * rows * width;
-      for (i64 first = 0; first < rows * phases; first += target_.tile_rows)
-        tile(point, static_cast<int>(std::min<i64>(target_.tile_rows, rows * phases - first)), width, x_offset,
-             weights + first * packing_.taps * layer_.cols, inputs, to + first * width);
+      const auto at = static_cast<std::size_t>(point);
+      const i64 before = packing_.before[at], phases = packing_.before[at + 1] - before;
+      const T* weights =
+          packed_ + ((group * packing_.before.back() + before) * layer_.rows + row * phases + strip) * depth;
+      // The phases of a channel lie together, as channels do; a strip is some of each.
+      const bool all = strip_phases_ == packing_.phases;
+      const i64 runs = all ? 1 : rows, length = all ? rows * phases : strip_phases_;
+      for (i64 run = 0; run < runs; ++run, weights += phases * depth)
+        for (i64 first = 0; first < length; first += target_.tile_rows) {
+          const int height = static_cast<int>(std::min<i64>(target_.tile_rows, length - first));
+          tile(point, height, width, x_offset, weights + first * depth, inputs, products);
+          products += height * width;
+        }
     }
   }
 
@@ -245,27 +282,27 @@ class Execution {
     }
   }
 
-  // The products of one channel to its outputs: sums[phase of the stretched stride][position], `apart` rows of
-  // positions between one phase and the next.
-  void transform_back(i64 r, i64 rows, i64 width, i64 apart, const T* products, const T* zeros, T* spare,
+  // The products of one channel and strip to its outputs: sums[phase of the stretched stride][position], `apart` rows
+  // of positions between one phase and the next.
+  void transform_back(i64 r, i64 rows, i64 strip, i64 width, i64 apart, const T* products, const T* zeros, T* spare,
                       T* sums) const {
-    for (i64 phase = 0; phase < packing_.phases; ++phase) {
+    for (i64 phase = strip; phase < strip + strip_phases_; ++phase) {
       const T* from[kMostLines];
       for (i64 point = 0; point < packing_.points; ++point) {
         const auto at = static_cast<std::size_t>(point);
         const i64 rank = packing_.rank[static_cast<std::size_t>(point * packing_.phases + phase)];
-        const i64 before = packing_.before[at], phases = packing_.before[at + 1] - before;
-        from[point] = rank < 0 ? zeros : products + (before * rows + r * phases + rank) * width;
+        const i64 before = before_[at], phases = before_[at + 1] - before;
+        from[point] = rank < 0 ? zeros : products + (before * rows + r * phases + rank - strip) * width;
       }
       const i64 px = phase % layer_.stride[2], py = phase / layer_.stride[2] % layer_.stride[1];
       const i64 pz = phase / (layer_.stride[2] * layer_.stride[1]);
-      T* to = sums + (pz * row_of_[0] + py * row_of_[1] + px * row_of_[2]) * apart * width;
+      T* to = sums + (pz * phase_row_[0] + py * phase_row_[1] + px * phase_row_[2]) * apart * width;
       const std::size_t last = packing_.filtered.back();
       const i64 outer = transform_back_leading(kernels_, packing_, last, width, spare, from);
       for (i64 o = 0; o < outer; ++o)
         kernels_.transform_sums(from + 4 * o, width, static_cast<int>(packing_.axis[last].outputs()),
                                 to + outputs_before_[static_cast<std::size_t>(o)] * apart * width,
-                                layer_.stride[last] * row_of_[last] * apart * width);
+                                output_row_[last] * apart * width);
     }
   }
 
@@ -277,7 +314,9 @@ class Execution {
   const Target target_;
   const T *packed_, *bias_, *x_;
   T* y_;
-  Size row_of_;                            // rows of sums from one phase of an axis to the next
+  Size phase_row_, output_row_;            // rows of sums from one phase of an axis, or output of a set, to the next
+  i64 strip_phases_;                       // that are computed together;
+  std::vector<i64> before_;                // per point, those of the points before it
   std::vector<T> biases_;                  // per phase of the last axis and channel, channels last
   std::vector<i64> outputs_before_ = {0};  // rows of sums of the outputs of the axes before the last filtered one
 };

@@ -48,6 +48,14 @@ MinimalPacking::Line split_line(const MinimalAxis* axis, i64 line) {
   return split;
 }
 
+// Sums of a set that wait to be written, if all channels are written together.
+i64 numbers_together(const Layer& layer, const MinimalPacking& packing) {
+  i64 numbers = layer.rows;
+  for (std::size_t a = 0; a < kAxes; ++a)
+    numbers *= packing.axis[a].outputs() * (packing.strips && a < 2 ? 1 : layer.stride[a]);
+  return numbers;
+}
+
 // Of a channel, the most inputs that a tile reads, each row in whole vectors; 0 where rows are not read one by one.
 i64 turned_line(const MinimalPacking& packing, const MinimalSchedule& s, const Target& target) {
   if (!packing.axis[2].filtered) return 0;
@@ -113,6 +121,8 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
   const bool full = p.before.back() == p.points * p.phases;
   p.block = full ? target.tile_rows / std::gcd<i64>(target.tile_rows, p.phases) : target.tile_rows;
   p.last = last && layer.rows % target.lanes == 0;
+  p.strips = full && sx % target.tile_rows == 0 &&
+             numbers_together(layer, p) * target.lanes * target.number_bytes * kMostVectors > kLastSumBytes;
   p.place.assign(p.rank.size(), -1);
   for (i64 phase = 0, places = 0; phase < p.phases; ++phase)
     for (i64 point = 0; point < p.points; ++point) {
@@ -185,7 +195,9 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.positions = call.batch * s.axis[0].positions * s.axis[1].positions * s.axis[2].positions;
   // Tiles are whole vectors of positions; channels last, where rows and columns fill vectors, whole register tiles.
   const i64 block = packing.last ? lanes : packing.block;
+  const bool few = call.writes_last && !packing.last;  // sums of all channels wait for each other
   i64 unit = lanes, products = packing.before.back();  // at once
+  i64 sums = steps;
   if (packing.last) {
     unit = std::min<i64>(kMaxPositions, target.registers / piece(layer.rows / lanes, kMaxRowVectors));
     products = packing.points;
@@ -193,11 +205,14 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
         std::min(kInputBytes / (packing.lines * columns * bytes), kProductBytes / (products * block * bytes)) / unit, 1,
         kMostVectors * lanes / unit);
   }
-  const bool few = call.writes_last && !packing.last;  // sums of all channels wait for each other
-  if (few)
-    most = std::clamp<i64>(std::min(kLastSumBytes / (steps * layer.rows * lanes * bytes),
-                                    kFewInputBytes / (packing.lines * layer.cols * lanes * bytes)),
-                           1, most);
+  if (few) {
+    sums = numbers_together(layer, packing);
+    if (packing.strips) products = packing.points * layer.stride[2];
+    most = std::clamp<i64>(
+        std::min({kLastSumBytes / (sums * lanes * bytes), kFewInputBytes / (packing.lines * layer.cols * lanes * bytes),
+                  kProductBytes / (products * packing.block * lanes * bytes)}),
+        1, kMostVectors);
+  }
   const i64 all = ceil_div(s.positions, unit);
   // Narrow tiles read the weights more often, parts of the channels transform the inputs more often, and few tasks
   // leave threads without work.
@@ -224,10 +239,9 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   s.columns = std::clamp<i64>(kTerms / packing.taps, 1, layer.cols);
   s.inputs = packing.lines * (columns * s.width + lanes);
   s.products = products * s.chunk * s.width;
-  s.sums =
-      packing.last ? kMostLines * (s.chunk + kTransformedTogether) : steps * s.width * (few ? layer.rows : 1) + kSlack;
-  s.writing =
-      plan_writing(s.axis, call.batch * layer.groups * layer.rows, few ? layer.rows : 1, steps * s.width, target);
+  s.sums = packing.last ? kMostLines * (s.chunk + kTransformedTogether) : sums * s.width + kSlack;
+  const i64 together = few ? layer.rows : 1;
+  s.writing = plan_writing(s.axis, call.batch * layer.groups * layer.rows, together, sums / together * s.width, target);
   s.line = call.reads_last && !packing.last ? turned_line(packing, s, target) : 0;
   s.threads = threads;
   std::ostringstream why;
@@ -246,11 +260,10 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
 }
 
 bool writes_last(const Layer& layer, const MinimalPacking& packing, const Target& target) {
-  i64 together = layer.rows;  // numbers of a position
-  for (std::size_t a = 0; a < kAxes; ++a) together *= layer.stride[a] * packing.axis[a].outputs();
   const i64 vector = target.lanes * target.number_bytes;
-  return packing.last || (layer.groups == 1 && layer.rows > 1 && together * vector <= kLastSumBytes &&
-                          packing.lines * layer.cols * vector <= kFewInputBytes);
+  return packing.last ||
+         (layer.groups == 1 && layer.rows > 1 && numbers_together(layer, packing) * vector <= kLastSumBytes &&
+          packing.lines * layer.cols * vector <= kFewInputBytes);
 }
 
 }  // namespace upscore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upscore import engine, reference
+from upscore import cpu, engine, reference
 from upscore.geometry import Geometry
 
 # name: channels in and out, input size, geometry. Windows of two and of three inputs, phases of one tap, taps that
@@ -94,6 +94,34 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
     plain = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED)
     assert "minimal filtering" in plain.why(2, geometry, n, size)
     expected = plain.run(x, geometry, size)
+    packed = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED, last=True)
+    for threads in (1, 3):
+        y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)
+        np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
+
+
+# Channels in and out, input size, geometry: so many sums of a set that phases of the leading axes are taken in turn.
+STRIPS = {
+    "two axes": (6, 21, (7, 8), Geometry(16, 8, crop=((3, 0), (8, -1)))),
+    "phases of a row in two tiles": (5, 33, (5, 6), Geometry((4, 32), (2, 16), crop=((0, 5), (21, 2)))),
+    "three axes": (3, 9, (4, 5, 6), Geometry((8, 6, 16), (4, 2, 8), crop=((3, 2), (1, 0), (0, 9)))),
+    "one axis of five taps": (4, 90, (6, 9), Geometry((20, 16), (4, 8), crop=((9, 2), (0, 3)))),
+}
+
+
+@pytest.mark.usefixtures("restore_engine_settings")
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize("name", STRIPS)
+def test_minimal_filtering_channels_last_of_many_phases(name, isa):
+    cpu.force(isa)
+    rng = np.random.default_rng(9)
+    inputs, channels, n, geometry = STRIPS[name]
+    x, w, bias = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((2, inputs, *n), (inputs, channels, *geometry.kernel), (channels,))
+    )
+    size = geometry.output_size(n)
+    expected = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED).run(x, geometry, size)
     packed = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED, last=True)
     for threads in (1, 3):
         y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)

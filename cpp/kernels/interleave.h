@@ -131,8 +131,10 @@ void interleave_steps(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T
 
 // Any step from a vector's length on: blocks of phases and positions are transposed. Positions of several rows go
 // together where their sums do; what a row lacks of its first and last one is left out. Without `excess` nothing is
-// read behind the last one.
-template <typename T, typename Bias>
+// read behind the last one. Sums of many phases come from the second-level cache: `Ahead`, they are fetched before.
+constexpr i64 kManyPhases = 256;
+
+template <typename T, typename Bias, bool Ahead>
 class Transposed {
  public:
   Transposed(i64 pitch, i64 step, Bias bias, bool excess) : pitch_(pitch), step_(step), bias_(bias), excess_(excess) {}
@@ -159,7 +161,10 @@ class Transposed {
       for (i64 block = 0; count_ > 0 && block < step_; block += L) {
         const i64 r = block + L <= step_ ? block : step_ - L;
         Vector<T> in[L], out[L];
-        for (int i = 0; i < L; ++i) in[i] = load(from_ - back + (r + i) * pitch_) + bias_(r + i);
+        for (int i = 0; i < L; ++i) {
+          in[i] = load(from_ - back + (r + i) * pitch_) + bias_(r + i);
+          if constexpr (Ahead) __builtin_prefetch(from_ - back + (r + L + i) * pitch_);
+        }
         zip<T, L>(in, out);
         for (int i = 0; i < count_; ++i) put(out[back + i], r, places_[i]);
       }
@@ -231,9 +236,14 @@ void interleave_with(const T* src, i64 pitch, i64 step, const RowPart* rows, i64
   if (step < kLanes<T>)
     return all(
         [&](const T* from, i64 first, i64 last, T* to) { interleave_any(from, pitch, step, first, last, bias, to); });
-  Transposed<T, Bias> transposed(pitch, step, bias, excess);
-  all([&](const T* from, i64 first, i64 last, T* to) { transposed.add(from, first, last, to); });
-  transposed.write();
+  auto transpose = [&](auto transposed) {
+    all([&](const T* from, i64 first, i64 last, T* to) { transposed.add(from, first, last, to); });
+    transposed.write();
+  };
+  if (step < kManyPhases)
+    transpose(Transposed<T, Bias, false>(pitch, step, bias, excess));
+  else
+    transpose(Transposed<T, Bias, true>(pitch, step, bias, excess));
 }
 
 // One bias stays in a register.
