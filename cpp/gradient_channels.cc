@@ -77,17 +77,19 @@ class Multiplied final : public WeightGradient<T> {
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const Tile at = tiles_.tile(tile);
       turn_gradient(part, at, gradient);
-      turn_inputs(in_, part, at, i64{in_.kernels.tile_rows}, inputs,
-                  [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
-                    const i64 pixel = layer.groups * layer.cols;
-                    if (in_.call.reads_last) {
-                      for (i64 i = 0; i < length; ++i) std::copy_n(source + i * pixel, columns, to + i * columns);
-                      return;
-                    }
-                    const bool excess = end - source >= (columns - 1) * in_.in_plane() + length + in_.kernels.lanes;
-                    const RowPart row{0, 0, columns * length, 0};
-                    in_.kernels.interleave(source, in_.in_plane(), columns, &row, 1, nullptr, 0, to, excess);
-                  });
+      turn_inputs<false>(in_, part, at, i64{in_.kernels.tile_rows}, inputs,
+                         [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
+                           const i64 pixel = layer.groups * layer.cols;
+                           if (in_.call.reads_last) {
+                             for (i64 i = 0; i < length; ++i)
+                               std::copy_n(source + i * pixel, columns, to + i * columns);
+                             return;
+                           }
+                           const bool excess =
+                               end - source >= (columns - 1) * in_.in_plane() + length + in_.kernels.lanes;
+                           const RowPart row{0, 0, columns * length, 0};
+                           in_.kernels.interleave(source, in_.in_plane(), columns, &row, 1, nullptr, 0, to, excess);
+                         });
       multiply(part, at, inputs, gradient, sum);
     }
     // sum[tap][column][row] -> grad_w[column][row][tap]

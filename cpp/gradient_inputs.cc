@@ -24,7 +24,6 @@ class Broadcast final : public WeightGradient<T> {
     const Layer& layer = in_.layer;
     const Call& call = in_.call;
     const i64 lanes = in_.kernels.lanes, bytes = sizeof(T);
-    if (layer.cols % lanes != 0) return;
     taps_ = layer.taps();
     tiles_.column_chunk = round_up(piece(layer.cols, std::max(kColumns / lanes * lanes, lanes)), lanes);
     if (taps_ > Limits::sum_bytes / (tiles_.column_chunk * bytes)) return;
@@ -84,11 +83,11 @@ class Broadcast final : public WeightGradient<T> {
   void compute(i64 task, i64 first_tile, i64 last_tile, T* grad_w) const override {
     const Layer& layer = in_.layer;
     const Part part = tiles_.part(task);
+    const i64 lanes = in_.kernels.lanes, width = width_of(part);
     const i64 gradients = part.rows * tiles_.images * layer.kernel[0] * tiles_.tall() * tiles_.wide();
-    const i64 sums = part.rows * taps_ * part.columns;
-    T* sum = scratch<T>(static_cast<std::size_t>(sums + gradients +
-                                                 tiles_.images * tiles_.down * tiles_.across * part.columns +
-                                                 in_.kernels.tile_rows * in_.kernels.lanes));
+    const i64 sums = part.rows * taps_ * width;
+    T* sum = scratch<T>(static_cast<std::size_t>(
+        sums + gradients + tiles_.images * tiles_.down * tiles_.across * width + in_.kernels.tile_rows * lanes));
     T* gradient = sum + sums;
     T* inputs = gradient + gradients;
     std::fill_n(sum, sums, T(0));
@@ -98,25 +97,28 @@ class Broadcast final : public WeightGradient<T> {
       if (in_.call.reads_last)
         copy_inputs(part, at, inputs);
       else
-        turn_inputs(in_, part, at, i64{in_.kernels.lanes}, inputs,
-                    [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
-                      in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, columns);
-                    });
+        turn_inputs<true>(in_, part, at, lanes, inputs,
+                          [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
+                            in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, lanes);
+                          });
       multiply(part, at, inputs, gradient, sum);
     }
     // sum[row][tap][column] -> grad_w[column][row][tap]
-    const i64 all = layer.rows * taps_, here = part.rows * taps_, whole = here / in_.kernels.lanes * in_.kernels.lanes;
+    const i64 all = layer.rows * taps_, here = part.rows * taps_, whole = here / lanes * lanes;
     T* out = grad_w + (part.group * layer.cols + part.column) * all + part.row * taps_;
-    if (whole > 0) in_.kernels.transpose(sum, sum + sums, part.columns, whole, part.columns, nullptr, out, all);
+    if (whole > 0) in_.kernels.transpose(sum, sum + sums, width, whole, part.columns, nullptr, out, all);
     for (i64 c = 0; c < part.columns; ++c)
-      for (i64 i = whole; i < here; ++i) out[c * all + i] = sum[i * part.columns + c];
+      for (i64 i = whole; i < here; ++i) out[c * all + i] = sum[i * width + c];
   }
 
  private:
   using Part = GradientTiles::Part;
   using Tile = GradientTiles::Tile;
 
-  // What turn_inputs makes, of channels last: some pixels at a time, so that these are read from memory once.
+  i64 width_of(const Part& part) const { return round_up(part.columns, in_.kernels.lanes); }
+
+  // What turn_inputs makes, of channels last, but for lanes without a channel, which may hold anything: some pixels at
+  // a time, so that these are read from memory once.
   void copy_inputs(const Part& part, const Tile& at, T* inputs) const {
     const Size& size = in_.call.in;
     const i64 lanes = in_.kernels.lanes, all = at.images * at.down * at.across;
@@ -124,9 +126,17 @@ class Broadcast final : public WeightGradient<T> {
       const Image<T> image = in_.input(at.image + line / at.down, part.group * in_.layer.cols + part.column);
       const i64 first = (at.first[0] * size[1] + at.first[1] + line % at.down) * size[2] + at.first[2];
       for (i64 i = 0; i < at.across; i += kPixels)
-        for (i64 c = 0; c < part.columns; c += lanes)
-          in_.kernels.transform_sets[1](image.first + (first + i) * image.pixel + c, 0, image.pixel,
-                                        std::min(kPixels, at.across - i), inputs + c * all + i * lanes, 0, lanes);
+        for (i64 c = 0; c < part.columns; c += lanes) {
+          const T* from = image.first + (first + i) * image.pixel + c;
+          T* to = inputs + c * all + i * lanes;
+          i64 count = std::min(kPixels, at.across - i);
+          // Whole vectors are read, but none that ends behind the last pixel.
+          while (count > 0 && image.end - from < (count - 1) * image.pixel + lanes) {
+            --count;
+            std::copy_n(from + count * image.pixel, part.columns - c, to + count * lanes);
+          }
+          in_.kernels.transform_sets[1](from, 0, image.pixel, count, to, 0, lanes);
+        }
       inputs += at.across * lanes;
     }
   }
@@ -167,7 +177,7 @@ class Broadcast final : public WeightGradient<T> {
   void multiply(const Part& part, const Tile& at, const T* inputs, const T* gradient, T* sum) const {
     const Layer& layer = in_.layer;
     const i64 width = tiles_.wide(), slab = tiles_.tall() * width, lanes = in_.kernels.lanes;
-    const i64 lines = at.images * at.down, all = part.rows * taps_;
+    const i64 lines = at.images * at.down, all = part.rows * taps_, columns = width_of(part);
     i64 w_offset[kLines], x_tap[kLines], c_offset[kMaxPositions];
     const T* x[kMaxPositions];
     for (i64 n = 0; n < at.images; ++n)
@@ -192,12 +202,12 @@ class Broadcast final : public WeightGradient<T> {
       for (i64 q = 0; q < count; ++q) {
         const i64 row = (first + q) / taps_, tap = (first + q) % taps_;
         x[q] = gradient + row * tiles_.images * layer.kernel[0] * slab + tap_offset_[static_cast<std::size_t>(tap)];
-        c_offset[q] = (first + q) * part.columns;
+        c_offset[q] = (first + q) * columns;
       }
-      for (i64 c = 0; c < part.columns; c += vectors_ * lanes) {
+      for (i64 c = 0; c < columns; c += vectors_ * lanes) {
         p.w = inputs + c * lines * at.across;
         p.c = sum + c;
-        in_.kernels.vector_product[std::min(vectors_, (part.columns - c) / lanes)][count](p);
+        in_.kernels.vector_product[std::min(vectors_, (columns - c) / lanes)][count](p);
       }
     }
   }

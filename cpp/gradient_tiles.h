@@ -64,8 +64,9 @@ struct GradientTiles {
 };
 
 // inputs[block of columns][image][row][position][column], by turn(source, end, columns, length, to) for every stretch
-// of positions that lie behind each other; nothing at or after `end` may be read.
-template <typename T, typename Turn>
+// of positions that lie behind each other; nothing at or after `end` may be read. `Whole`, the last block takes as much
+// room as the others.
+template <bool Whole, typename T, typename Turn>
 void turn_inputs(const GradientInputs<T>& in, const GradientTiles::Part& part, const GradientTiles::Tile& at, i64 block,
                  T* inputs, Turn&& turn) {
   const Size& size = in.call.in;
@@ -75,7 +76,7 @@ void turn_inputs(const GradientInputs<T>& in, const GradientTiles::Part& part, c
     const i64 columns = std::min(block, part.columns - c);
     for (i64 n = 0; n < at.images; ++n) {
       const Image<T> image = in.input(at.image + n, part.group * in.layer.cols + part.column + c);
-      for (i64 r = 0; r < lines; ++r, inputs += length * columns) {
+      for (i64 r = 0; r < lines; ++r, inputs += length * (Whole ? block : columns)) {
         const i64 position = (at.first[0] * size[1] + at.first[1] + r) * size[2] + at.first[2];
         turn(image.first + position * image.step(), image.end, columns, length, inputs);
       }
