@@ -15,7 +15,7 @@ constexpr i64 kGradientBytes = 448 << 10;  // of the output's gradient around on
 constexpr i64 kPositions = 256;            // of a tile
 constexpr i64 kColumns = 192;              // input channels of a task
 constexpr i64 kLines = Limits::offsets;    // rows of positions in a tile
-constexpr i64 kPixels = 32;                // copied together
+constexpr i64 kAhead = 8 << 10;            // bytes that are fetched ahead, where inputs are read as they lie
 
 template <typename T>
 class Broadcast final : public WeightGradient<T> {
@@ -94,14 +94,7 @@ class Broadcast final : public WeightGradient<T> {
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const Tile at = tiles_.tile(tile);
       copy_gradient(part, at, gradient);
-      if (in_.call.reads_last)
-        copy_inputs(part, at, inputs);
-      else
-        turn_inputs<true>(in_, part, at, lanes, inputs,
-                          [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
-                            in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, lanes);
-                          });
-      multiply(part, at, inputs, gradient, sum);
+      multiply(part, at, find_inputs(part, at, inputs), gradient, sum);
     }
     // sum[row][tap][column] -> grad_w[column][row][tap]
     const i64 all = layer.rows * taps_, here = part.rows * taps_, whole = here / lanes * lanes;
@@ -117,28 +110,37 @@ class Broadcast final : public WeightGradient<T> {
 
   i64 width_of(const Part& part) const { return round_up(part.columns, in_.kernels.lanes); }
 
-  // What turn_inputs makes, of channels last, but for lanes without a channel, which may hold anything: some pixels at
-  // a time, so that these are read from memory once.
-  void copy_inputs(const Part& part, const Tile& at, T* inputs) const {
+  // Inputs of a tile, vector by vector of channels: turned, or channels last, where they lie.
+  struct Vectors {
+    const T* first;
+    i64 position, vector;  // from one to the next
+    i64 line[kLines];      // where the rows of positions are
+  };
+
+  Vectors find_inputs(const Part& part, const Tile& at, T* turned) const {
     const Size& size = in_.call.in;
+    const Image<T> image = in_.input(at.image, part.group * in_.layer.cols + part.column);
     const i64 lanes = in_.kernels.lanes, all = at.images * at.down * at.across;
-    for (i64 line = 0; line < at.images * at.down; ++line) {
-      const Image<T> image = in_.input(at.image + line / at.down, part.group * in_.layer.cols + part.column);
-      const i64 first = (at.first[0] * size[1] + at.first[1] + line % at.down) * size[2] + at.first[2];
-      for (i64 i = 0; i < at.across; i += kPixels)
-        for (i64 c = 0; c < part.columns; c += lanes) {
-          const T* from = image.first + (first + i) * image.pixel + c;
-          T* to = inputs + c * all + i * lanes;
-          i64 count = std::min(kPixels, at.across - i);
-          // Whole vectors are read, but none that ends behind the last pixel.
-          while (count > 0 && image.end - from < (count - 1) * image.pixel + lanes) {
-            --count;
-            std::copy_n(from + count * image.pixel, part.columns - c, to + count * lanes);
-          }
-          in_.kernels.transform_sets[1](from, 0, image.pixel, count, to, 0, lanes);
-        }
-      inputs += at.across * lanes;
+    const i64 position = (at.first[0] * size[1] + at.first[1]) * size[2] + at.first[2];
+    const i64 last = (at.images - 1) * in_.in_plane() + position + (at.down - 1) * size[2] + at.across - 1;
+    // Whole vectors are read of every position, but none that ends behind the last channel of the last one.
+    if (in_.call.reads_last && last * image.pixel + width_of(part) <= image.end - image.first) {
+      Vectors here{image.first + position * image.pixel, image.pixel, lanes, {}};
+      for (i64 n = 0; n < at.images; ++n)
+        for (i64 r = 0; r < at.down; ++r) here.line[n * at.down + r] = (n * in_.in_plane() + r * size[2]) * image.pixel;
+      return here;
     }
+    turn_inputs<true>(in_, part, at, lanes, turned, [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
+      if (image.pixel == 0)
+        return in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, lanes);
+      for (i64 i = 0; i < length; ++i) {
+        std::copy_n(source + i * image.pixel, columns, to + i * lanes);
+        std::fill(to + i * lanes + columns, to + (i + 1) * lanes, T(0));
+      }
+    });
+    Vectors here{turned, lanes, all * lanes, {}};
+    for (i64 line = 0; line < at.images * at.down; ++line) here.line[line] = line * at.across * lanes;
+    return here;
   }
 
   // gradient[channel][image][tap of the first axis][row][column]: all that the tile's taps can reach, zeros outside of
@@ -174,20 +176,21 @@ class Broadcast final : public WeightGradient<T> {
     }
   }
 
-  void multiply(const Part& part, const Tile& at, const T* inputs, const T* gradient, T* sum) const {
+  void multiply(const Part& part, const Tile& at, const Vectors& inputs, const T* gradient, T* sum) const {
     const Layer& layer = in_.layer;
     const i64 width = tiles_.wide(), slab = tiles_.tall() * width, lanes = in_.kernels.lanes;
     const i64 lines = at.images * at.down, all = part.rows * taps_, columns = width_of(part);
-    i64 w_offset[kLines], x_tap[kLines], c_offset[kMaxPositions];
+    i64 x_tap[kLines], c_offset[kMaxPositions];
     const T* x[kMaxPositions];
     for (i64 n = 0; n < at.images; ++n)
-      for (i64 r = 0; r < at.down; ++r) {
-        w_offset[n * at.down + r] = (n * at.down + r) * at.across * lanes;
+      for (i64 r = 0; r < at.down; ++r)
         x_tap[n * at.down + r] = n * layer.kernel[0] * slab + r * layer.stride[1] * width;
-      }
+    const bool apart = inputs.position != lanes;
+    const auto& kernel = apart ? in_.kernels.apart_product : in_.kernels.vector_product;
     ChannelProduct<T> p;
-    p.w_tile_stride = lines * at.across * lanes;
-    p.w_offset = w_offset;
+    p.w_tile_stride = inputs.vector;
+    p.w_step = inputs.position;
+    p.w_offset = inputs.line;
     p.x = x;
     p.x_step = 0;
     p.x_tap = x_tap;
@@ -205,9 +208,13 @@ class Broadcast final : public WeightGradient<T> {
         c_offset[q] = (first + q) * columns;
       }
       for (i64 c = 0; c < columns; c += vectors_ * lanes) {
-        p.w = inputs + c * lines * at.across;
+        p.w = inputs.first + c / lanes * inputs.vector;
+        if (apart) {
+          p.ahead = reinterpret_cast<const char*>(p.w) + kAhead;
+          p.ahead_step = inputs.position * i64{sizeof(T)};
+        }
         p.c = sum + c;
-        in_.kernels.vector_product[std::min(vectors_, (columns - c) / lanes)][count](p);
+        kernel[std::min(vectors_, (columns - c) / lanes)][count](p);
       }
     }
   }

@@ -63,6 +63,10 @@ def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, group
         ((9, 14), (12, 12), (4, 4), (2, 2), 12),
         ((301,), (16, 2), (9,), (4,), 1),
         ((1, 1), (70, 20), (4, 4), (1, 1), 1),
+        ((31, 23), (64, 1), (4, 4), (2, 2), 1),
+        ((41, 17), (21, 2), (5, 7), (2, 2), 1),
+        ((30, 12), (3, 1), (4, 4), (2, 2), 1),
+        ((8, 14, 9), (72, 2), (3, 2, 2), (2, 1, 2), 2),
     ],
 )
 def test_weight_gradients_of_channels_last(size, channels, kernel, stride, groups, dtype):

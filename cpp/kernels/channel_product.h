@@ -14,7 +14,7 @@ constexpr int kColumns = R <= kLanes<T> && UPSCORE_REGISTERS >= 24 ? 2 : 1;
 
 // Their weights: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns are loaded together.
 template <typename T, int R, int NV>
-inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T, R>][NV]) {
+inline void load_rows(const T* w, i64 tile_stride, i64 step, Vector<T> (&rows)[kColumns<T, R>][NV]) {
   constexpr int L = kLanes<T>, C = kColumns<T, R>;
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
   static_assert(R % L == 0 || 2 * R == L);
@@ -22,7 +22,7 @@ inline void load_rows(const T* w, i64 tile_stride, Vector<T> (&rows)[kColumns<T,
   for (int v = 0; v < NV; ++v) {
     if constexpr (R >= L) {
 #pragma GCC unroll 2
-      for (int c = 0; c < C; ++c) rows[c][v] = load(w + v / (R / L) * tile_stride + v % (R / L) * L + c * R);
+      for (int c = 0; c < C; ++c) rows[c][v] = load(w + v / (R / L) * tile_stride + v % (R / L) * L + c * step);
     } else {
       const Vector<T> a = load(w + 2 * v * tile_stride), b = load(w + (2 * v + 1) * tile_stride);
       rows[0][v] = low_halves<T>(a, b, lanes);
@@ -56,9 +56,10 @@ inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, 
     each([](T* to, Vector<T>& sum, int) { store(to, sum); });
 }
 
-template <typename T, int R, int NV, int P>
+template <typename T, int R, int NV, int P, bool Apart = false>
 void channel_product(const ChannelProduct<T>& p) {
   constexpr int C = kColumns<T, R>;
+  const i64 step = Apart ? p.w_step : R;
   Vector<T> acc[P][NV] = {};
   const char* ahead = p.ahead ? p.ahead : reinterpret_cast<const char*>(p.w);
   for (i64 tap = 0; tap < p.taps; ++tap) {
@@ -68,12 +69,12 @@ void channel_product(const ChannelProduct<T>& p) {
 #pragma GCC unroll 12
     for (int q = 0; q < P; ++q) x[q] = places[q] + p.x_tap[tap];
     i64 at = 0;
-    for (i64 column = 0; column < p.columns; column += C, w += C * R) {
+    for (i64 column = 0; column < p.columns; column += C, w += C * step) {
 #pragma GCC unroll 8
       for (int v = 0; v < C * NV; ++v) __builtin_prefetch(ahead + 64 * v);
       ahead += C * p.ahead_step;
       Vector<T> rows[C][NV];
-      load_rows<T, R, NV>(w, p.w_tile_stride, rows);
+      load_rows<T, R, NV>(w, p.w_tile_stride, step, rows);
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c, at += p.x_stride) {
         if (c > 0 && column + c == p.columns) break;
@@ -155,6 +156,7 @@ void fill_channel_products(Kernels<T>& k) {
     if constexpr (P <= kMaxPositions && NV * P <= UPSCORE_REGISTERS) {
       k.channel_product[NV][P] = channel_product<T, UPSCORE_TILE_ROWS, NV, P>;
       k.vector_product[NV][P] = channel_product<T, kLanes<T>, NV, P>;
+      k.apart_product[NV][P] = channel_product<T, kLanes<T>, NV, P, true>;
       k.line_product[NV][P] = line_product<T, NV, P>;
       k.plane_product[NV][P] = plane_product<T, NV, P>;
       fill_channel_products<T, NV, P + 1>(k);

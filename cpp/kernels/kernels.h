@@ -69,6 +69,7 @@ template <typename T>
 struct ChannelProduct {
   const T* w;
   i64 w_tile_stride;  // from one tile of rows to the next
+  i64 w_step = 0;     // of an apart product: from one column to the next
   const i64* w_offset;
   const T* const* x;
   i64 x_step;  // 0, or P where every tap has places of its own
@@ -162,8 +163,10 @@ struct Kernels {
   OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];            // of even numbers of rows
   ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of tile_rows
   ChannelProductKernel<T> vector_product[kMaxRowVectors + 1][kMaxPositions + 1];   // in tiles of a vector
-  ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // the same, places in a line
-  ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];    // next to each other
+  ChannelProductKernel<T> apart_product[kMaxRowVectors + 1][kMaxPositions + 1];    // the same, columns w_step apart
+  ChannelProductKernel<T> line_product[kMaxRowVectors + 1]
+                                      [kMaxPositions + 1];  // in tiles of a vector, places in a line
+  ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];  // next to each other
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
