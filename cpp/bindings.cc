@@ -51,7 +51,7 @@ using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 template <typename T>
-using Numpy = nb::ndarray<nb::numpy, T, nb::c_contig, nb::device::cpu>;
+using New = nb::ndarray<nb::numpy, T, nb::device::cpu>;
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
@@ -86,6 +86,31 @@ Layer layer_of(const Size& kernel, const Size& stride, const Size& dilation, i64
   layer.cols = transposed ? first / groups : second;
   layer.transposed = transposed;
   return layer;
+}
+
+// An uninitialised array (first, second, *axes), which with channels last lies as (first, *axes, second) does.
+template <typename T>
+New<T> empty(const std::vector<std::size_t>& shape, bool last) {
+  struct Block {
+    void* memory;
+    std::size_t bytes;
+  };
+  std::size_t bytes = sizeof(T);
+  std::vector<i64> strides(shape.size());
+  for (std::size_t i = shape.size(); i-- > 0;) {
+    // The axis that is i-th in memory.
+    const std::size_t axis = !last || i == 0 ? i : i + 1 < shape.size() ? i + 1 : 1;
+    strides[axis] = static_cast<i64>(bytes / sizeof(T));
+    if (__builtin_mul_overflow(bytes, shape[axis], &bytes)) throw std::bad_alloc();
+  }
+  auto block = std::make_unique<Block>(Block{acquire_buffer(bytes), bytes});
+  Block* owned = block.release();
+  nb::capsule owner(owned, [](void* p) noexcept {
+    Block* b = static_cast<Block*>(p);
+    release_buffer(b->memory, b->bytes);
+    delete b;
+  });
+  return New<T>(static_cast<T*>(owned->memory), shape.size(), shape.data(), owner, strides.data());
 }
 
 // Of the one call that weights are packed for, if there is to be one: batch, input, output, crop, threads.
@@ -127,13 +152,18 @@ class Plan {
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
-    run_call(call_of(x, y, lo, reads_last, writes_last), x.data(), y, threads);
+    const Call call = call_of(x, y, lo, reads_last, writes_last);
+    run_call(call, dim(y, writes_last ? y.ndim() - 1 : 1), x.data(), y.data(), threads);
   }
 
-  // Of as many images as the output has, of so many channels and numbers along each axis, that lie at an address.
-  void run_at(std::uintptr_t x, i64 channels, Size in, Out<T> y, Size lo, int threads, bool last) {
+  // Of as many images as the output has, of so many channels and numbers along each axis, that lie at an address. The
+  // output is (N, C, *axes), whose numbers lie channels last where the input's do.
+  New<T> run_at(std::uintptr_t x, i64 channels, Size in, const std::vector<std::size_t>& shape, Size lo, int threads,
+                bool last) {
     require_inputs(channels);
-    run_call({dim(y, 0), in, axes_of(y, last), lo, last, last}, reinterpret_cast<const T*>(x), y, threads);
+    New<T> y = empty<T>(shape, last);
+    run_call({dim(y, 0), in, axes_of(y), lo, last, last}, dim(y, 1), reinterpret_cast<const T*>(x), y.data(), threads);
+    return y;
   }
 
   // Whether this call can read, and whether it can write, channels last.
@@ -159,14 +189,13 @@ class Plan {
   std::string isa() const { return isa_; }
 
  private:
-  void run_call(Call call, const T* x, const Out<T>& y, int threads) {
-    require(dim(y, call.writes_last ? y.ndim() - 1 : 1) == layer_.groups * layer_.rows,
-            "the output has the layer's channels");
-    if (y.size() == 0) return;
+  void run_call(Call call, i64 channels, const T* x, T* y, int threads) {
+    require(channels == layer_.groups * layer_.rows, "the output has the layer's channels");
+    if (call.batch * call.out[0] * call.out[1] * call.out[2] == 0) return;
     call.writes_last = call.writes_last && !writes_one();
     nb::gil_scoped_release release;
     const Team team = once_ ? *once_ : team_of(threads);
-    compute(call, team, x, y.data());
+    compute(call, team, x, y);
     if (threads > 1) end_call();
   }
 
@@ -428,32 +457,13 @@ void turn_array(In<T> src, Out<T> dst, int threads) {
 }
 
 template <typename T>
-Numpy<T> empty(const std::vector<std::size_t>& shape) {
-  std::size_t bytes = sizeof(T);
-  for (std::size_t d : shape)
-    if (__builtin_mul_overflow(bytes, d, &bytes)) throw std::bad_alloc();
-  struct Block {
-    void* memory;
-    std::size_t bytes;
-  };
-  auto block = std::make_unique<Block>(Block{acquire_buffer(bytes), bytes});
-  Block* owned = block.release();
-  nb::capsule owner(owned, [](void* p) noexcept {
-    Block* b = static_cast<Block*>(p);
-    release_buffer(b->memory, b->bytes);
-    delete b;
-  });
-  return Numpy<T>(static_cast<T*>(owned->memory), shape.size(), shape.data(), owner);
-}
-
-template <typename T>
 void bind(nb::module_& m, const char* plan, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
       .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Method, bool, Sizes>(), "w"_a, "bias"_a.none(),
            "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "method"_a, "last"_a, "once"_a.none())
       .def("run", &Plan<T>::run, "x"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "reads_last"_a = false,
            "writes_last"_a = false)
-      .def("run_at", &Plan<T>::run_at, "x"_a, "channels"_a, "input"_a, "y"_a.noconvert(), "lo"_a, "threads"_a, "last"_a)
+      .def("run_at", &Plan<T>::run_at, "x"_a, "channels"_a, "input"_a, "shape"_a, "lo"_a, "threads"_a, "last"_a)
       .def("channels_last", &Plan<T>::channels_last, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
@@ -462,7 +472,7 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
         "lo"_a, "groups"_a, "method"_a, "threads"_a, "x_last"_a = false, "grad_last"_a = false);
   m.def("bias_gradient", &gradient_of_bias<T>, "grad_y"_a, "grad_bias"_a.noconvert(), "threads"_a);
   m.def("turn", &turn_array<T>, "src"_a.noconvert(), "dst"_a.noconvert(), "threads"_a);
-  m.def(make_empty, &empty<T>, "shape"_a);
+  m.def(make_empty, [](const std::vector<std::size_t>& shape) { return empty<T>(shape, false); }, "shape"_a);
 }
 
 }  // namespace

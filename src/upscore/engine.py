@@ -49,7 +49,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     try:
         return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
     except MemoryError:
-        raise MemoryError(f"no room for an output of shape {shape}, {size / 2**30:.1f} GiB") from None
+        raise _no_room(shape, dtype) from None
+
+
+def _no_room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
+    gigabytes = math.prod(shape) * dtype.itemsize / 2**30
+    return MemoryError(f"no room for an output of shape {shape}, {gigabytes:.1f} GiB")
 
 
 @functools.lru_cache(maxsize=256)
@@ -177,8 +182,8 @@ class Packed:
     ) -> Array | None:
         """:meth:`run`, or with ``last`` :meth:`run_last`, of numbers at an address, which no array has to be made for.
 
-        ``shape`` is (N, C, *spatial) in both cases. Nothing is done, and None given, where that takes more than one
-        call of the engine.
+        ``shape`` is (N, C, *spatial) in both cases, and so is the result's, which lies as the input does. Nothing is
+        done, and None given, where that takes more than one call of the engine.
         """
         question = geometry, shape, size, threads, last
         known, lo, n, able = self._known_at
@@ -188,11 +193,15 @@ class Packed:
                 lo, n = self._check(geometry, size if self.adjoint else shape[2:]), _three(shape[2:], 1)
                 asked = last or self._last
                 able = last == (asked and all(self._plan.channels_last(shape[0], n, _three(size, 1), lo, threads)))
+                able = able and math.prod(size) * shape[0] * self.channels < _LIMIT // self.dtype.itemsize
             self._known_at = question, lo, n, able
         if not able:
             return None
-        y = empty((shape[0], *size, self.channels) if last else (shape[0], self.channels, *size), self.dtype)
-        self._plan.run_at(address, shape[1], n, y, lo, threads, last)
+        result = (shape[0], self.channels, *size)
+        try:
+            y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, last)
+        except MemoryError:
+            raise _no_room(result, self.dtype) from None
         return y
 
     @staticmethod

@@ -97,7 +97,7 @@ def _run(
     if (reads if last else x.is_contiguous()) and _COMPUTED.get(x.dtype) is packed.dtype and not x.is_neg():
         numbers = packed.run_at(x.data_ptr(), x.shape, geometry, size, threads, last)
         if numbers is not None:
-            return _from_last(numbers) if last else torch.from_numpy(numbers)
+            return torch.from_numpy(numbers)
     if not last:
         y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
     elif reads:
