@@ -95,7 +95,8 @@ New<T> empty(const std::vector<std::size_t>& shape, bool last) {
     void* memory;
     std::size_t bytes;
   };
-  std::size_t bytes = sizeof(T);
+  const bool none = std::find(shape.begin(), shape.end(), std::size_t{0}) != shape.end();
+  std::size_t bytes = none ? 0 : sizeof(T);
   std::vector<i64> strides(shape.size());
   for (std::size_t i = shape.size(); i-- > 0;) {
     // The axis that is i-th in memory.

@@ -46,8 +46,7 @@ struct MinimalPacking {
   std::vector<i64> tap;                     // per phase and window place, the offsets ascending: kernel index or -1
   i64 block = 1;                            // output channels that are packed together
   bool last = false;                        // for channels last: rows of one phase lie together, in vectors
-  bool strips = false;  // channels last, if not `last`: a phase of the leading axes at a time, since
-                        // sums of all would be too many; those of the last axis fill register tiles
+  bool strips = false;                      // written channels last, a phase of the leading axes at a time
 
   // The place of a line among transformed inputs, which are those of point after point.
   i64 line_place(i64 number) const {

@@ -121,6 +121,7 @@ std::optional<MinimalPacking> plan_minimal_packing(const Layer& layer, const Tar
   const bool full = p.before.back() == p.points * p.phases;
   p.block = full ? target.tile_rows / std::gcd<i64>(target.tile_rows, p.phases) : target.tile_rows;
   p.last = last && layer.rows % target.lanes == 0;
+  // Sums of all would leave room for narrow tiles only.
   p.strips = full && sx % target.tile_rows == 0 &&
              numbers_together(layer, p) * target.lanes * target.number_bytes * kMostVectors > kLastSumBytes;
   p.place.assign(p.rank.size(), -1);

@@ -129,11 +129,11 @@ void interleave_steps(const T* src, i64 pitch, i64 first, i64 last, Bias bias, T
   for (; e < last; ++e) *dst++ = src[(e % S) * pitch + e / S] + bias(e % S);
 }
 
+constexpr i64 kManyPhases = 256;  // whose sums come from the second-level cache
+
 // Any step from a vector's length on: blocks of phases and positions are transposed. Positions of several rows go
 // together where their sums do; what a row lacks of its first and last one is left out. Without `excess` nothing is
-// read behind the last one. Sums of many phases come from the second-level cache: `Ahead`, they are fetched before.
-constexpr i64 kManyPhases = 256;
-
+// read behind the last one. With `Ahead` the next block's sums are fetched meanwhile.
 template <typename T, typename Bias, bool Ahead>
 class Transposed {
  public:

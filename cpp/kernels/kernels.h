@@ -164,9 +164,8 @@ struct Kernels {
   ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of tile_rows
   ChannelProductKernel<T> vector_product[kMaxRowVectors + 1][kMaxPositions + 1];   // in tiles of a vector
   ChannelProductKernel<T> apart_product[kMaxRowVectors + 1][kMaxPositions + 1];    // the same, columns w_step apart
-  ChannelProductKernel<T> line_product[kMaxRowVectors + 1]
-                                      [kMaxPositions + 1];  // in tiles of a vector, places in a line
-  ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];  // next to each other
+  ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // in vectors, places in a line
+  ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];    // or next to each other
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
 
