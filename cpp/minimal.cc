@@ -146,6 +146,7 @@ class Execution {
   void transform(const std::vector<Segment>& segments, i64 group, i64 width, T* copied, T* turned, T* inputs) {
     const i64 channels = layer_.groups * layer_.cols, image = call_.in[0] * call_.in[1] * call_.in[2] * channels;
     const i64 plane = image / channels;
+    const bool far = !s_.line && call_.batch * image * i64{sizeof(T)} >= Limits::far_bytes;
     const T *x_begin = x_, *x_end = x_ + call_.batch * image, *x = x_ + group * layer_.cols * plane;
     const bool rows = packing_.axis[2].filtered;  // the last axis is transformed as its inputs are fetched
     PanelSource<T> source(s_.axis, s_.window, kernels_, segments, image, width);
@@ -168,7 +169,7 @@ class Execution {
           T* to = copied + line * line_pitch;
           i64 pitch = line_pitch;
           if (packing_.last_leading < 0) std::tie(to, pitch) = destination(inputs, c, line, 1, width);
-          kernels_.transform_rows(x_begin, line_x, x_end, s_.line ? 0 : kAhead * plane, s_.axis[2].in_step,
+          kernels_.transform_rows(x_begin, line_x, x_end, s_.line ? 0 : kAhead * plane, far, s_.axis[2].in_step,
                                   &runs[static_cast<std::size_t>(line / 4 * count)], count, to, pitch);
         }
       } else {

@@ -198,10 +198,10 @@ struct Kernels {
   void (*stream)(const T* src, i64 length, T* dst);
   // Minimal filtering, see kernels/minimal.h.
   // dst[k*dst_pitch + run.place + i] for the four transformed inputs k of tile i; `ahead` of what is read now comes
-  // what will be read later; a vector more than the last tile may be written. Nothing outside of [x_begin, x_end) is
-  // read.
-  void (*transform_rows)(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64 step, const TileRun* runs,
-                         i64 count, T* dst, i64 dst_pitch);
+  // what will be read later, if `far` from memory; a vector more than the last tile may be written. Nothing outside of
+  // [x_begin, x_end) is read.
+  void (*transform_rows)(const T* x_begin, const T* x, const T* x_end, i64 ahead, bool far, i64 step,
+                         const TileRun* runs, i64 count, T* dst, i64 dst_pitch);
   // The points of 1, 2, 3 or 4 numbers of every set, a vector each, as they come, as taps, or as inputs: set i at
   // src[i*step], its numbers `pitch` apart, to dst[i*dst_step], its points `dst_pitch` apart.
   void (*transform_sets[5])(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch, i64 dst_step);

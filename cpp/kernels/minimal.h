@@ -27,9 +27,10 @@ inline Vector<T> every(const T* p) {
 }
 
 // Tiles of four inputs, `kStep` apart, along a row of which the first tile's first input is at x. With `kEdge` only
-// those from `first` to `last` are inside; the others are read, but taken as zeros.
-template <typename T, int kStep, bool kEdge>
-void transform_row(const T* x, i64 tiles, i64 first, i64 last, T* dst, i64 dst_pitch) {
+// those from `first` to `last` are inside; the others are read, but taken as zeros. With `kFar` those that are `ahead`
+// are fetched meanwhile.
+template <typename T, int kStep, bool kEdge, bool kFar>
+void transform_row(const T* x, i64 ahead, i64 tiles, i64 first, i64 last, T* dst, i64 dst_pitch) {
   Index<T> at;
   for (int i = 0; i < kLanes<T>; ++i) at[i] = static_cast<LaneIndex<T>>(kStep * i);
   const auto low = static_cast<LaneIndex<T>>(first), high = static_cast<LaneIndex<T>>(last);
@@ -39,6 +40,8 @@ void transform_row(const T* x, i64 tiles, i64 first, i64 last, T* dst, i64 dst_p
   };
   for (i64 i = 0; i < tiles; i += kLanes<T>) {
     const T* p = x + kStep * i;
+    if constexpr (kFar)
+      for (int j = 0; j < kStep; ++j) __builtin_prefetch(p + ahead + j * kLanes<T>);
     const Vector<T> d0 = inside(every<T, kStep>(p), 0), d1 = inside(every<T, kStep>(p + 1), 1);
     const Vector<T> d2 = inside(every<T, kStep>(p + 2), 2), d3 = inside(every<T, kStep>(p + 3), 3);
     store_points<T>(d0, d1, d2, d3, dst + i, dst_pitch);
@@ -46,35 +49,33 @@ void transform_row(const T* x, i64 tiles, i64 first, i64 last, T* dst, i64 dst_p
   }
 }
 
-template <typename T, int kStep>
+template <typename T, int kStep, bool kFar>
 void transform_run(const T* x_begin, const T* x, const T* x_end, i64 ahead, const TileRun& run, T* to, i64 dst_pitch) {
   constexpr int L = kLanes<T>;
   const i64 read = (run.tiles + L - 1) / L * L * kStep + 3;  // with what whole vectors read in excess
   const i64 end = run.before + run.inside;
   const T* from = x + run.source - run.before;
   if (x_begin - x <= run.source - run.before && read <= x_end - from) {
-    for (i64 i = 0; i < end; i += L) __builtin_prefetch(from + ahead + i);
+    for (i64 i = 0; !kFar && i < end; i += L) __builtin_prefetch(from + ahead + i);
     if (run.before == 0 && end >= (run.tiles - 1) * kStep + 4)
-      transform_row<T, kStep, false>(from, run.tiles, 0, 0, to, dst_pitch);
+      transform_row<T, kStep, false, kFar>(from, ahead, run.tiles, 0, 0, to, dst_pitch);
     else
-      transform_row<T, kStep, true>(from, run.tiles, run.before, end, to, dst_pitch);
+      transform_row<T, kStep, true, kFar>(from, ahead, run.tiles, run.before, end, to, dst_pitch);
   } else {
     T row[kMostTileInputs] = {};
     for (i64 i = run.before; i < end; ++i) row[i] = from[i];
-    transform_row<T, kStep, false>(row, run.tiles, 0, 0, to, dst_pitch);
+    transform_row<T, kStep, false, false>(row, 0, run.tiles, 0, 0, to, dst_pitch);
   }
 }
 
 // Inputs of one channel, tiles along the last axis, `step` apart, transformed along it; see kernels.h.
 template <typename T>
-void transform_rows(const T* x_begin, const T* x, const T* x_end, i64 ahead, i64 step, const TileRun* runs, i64 count,
-                    T* dst, i64 dst_pitch) {
-  for (const TileRun* run = runs; run != runs + count; ++run) {
-    if (step == 2)
-      transform_run<T, 2>(x_begin, x, x_end, ahead, *run, dst + run->place, dst_pitch);
-    else
-      transform_run<T, 3>(x_begin, x, x_end, ahead, *run, dst + run->place, dst_pitch);
-  }
+void transform_rows(const T* x_begin, const T* x, const T* x_end, i64 ahead, bool far, i64 step, const TileRun* runs,
+                    i64 count, T* dst, i64 dst_pitch) {
+  const auto one = step == 2 ? (far ? transform_run<T, 2, true> : transform_run<T, 2, false>)
+                             : (far ? transform_run<T, 3, true> : transform_run<T, 3, false>);
+  for (const TileRun* run = runs; run != runs + count; ++run)
+    one(x_begin, x, x_end, ahead, *run, dst + run->place, dst_pitch);
 }
 
 // Sets of vectors, in place if dst is src: four inputs as above; two or three taps g to (g0, (g0 + g1 + g2)/2, (g0 - g1
