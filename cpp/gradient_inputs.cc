@@ -15,7 +15,8 @@ constexpr i64 kGradientBytes = 448 << 10;  // of the output's gradient around on
 constexpr i64 kPositions = 256;            // of a tile
 constexpr i64 kColumns = 192;              // input channels of a task
 constexpr i64 kLines = Limits::offsets;    // rows of positions in a tile
-constexpr i64 kAhead = 8 << 10;            // bytes that are fetched ahead, where inputs are read as they lie
+constexpr double kPartial = 1.25;  // times as much, where channels do not fill vectors: or it is chosen too often
+constexpr i64 kAhead = 8 << 10;    // bytes that are fetched ahead, where inputs are read as they lie
 
 template <typename T>
 class Broadcast final : public WeightGradient<T> {
@@ -72,9 +73,9 @@ class Broadcast final : public WeightGradient<T> {
     const double gradient = static_cast<double>(tiles_.row_chunk * tiles_.row_chunks() * tiles_.column_chunks() *
                                                 tiles_.images * layer.kernel[0]) *
                             static_cast<double>(tiles_.tall() * tiles_.wide()) / terms;
-    this->cost =
-        1.05 * (calls * (std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms) + gradient / 6 +
-                static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position());
+    this->cost = (layer.cols % lanes == 0 ? 1.05 : kPartial) *
+                 (calls * (std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms) + gradient / 6 +
+                  static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position());
     usable_ = true;
   }
 
