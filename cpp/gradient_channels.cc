@@ -79,12 +79,8 @@ class Multiplied final : public WeightGradient<T> {
       turn_gradient(part, at, gradient);
       turn_inputs<false>(in_, part, at, i64{in_.kernels.tile_rows}, inputs,
                          [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
-                           const i64 pixel = layer.groups * layer.cols;
-                           if (in_.call.reads_last) {
-                             for (i64 i = 0; i < length; ++i)
-                               std::copy_n(source + i * pixel, columns, to + i * columns);
-                             return;
-                           }
+                           if (in_.call.reads_last)
+                             return copy_pixels(source, layer.groups * layer.cols, columns, length, columns, to);
                            const bool excess =
                                end - source >= (columns - 1) * in_.in_plane() + length + in_.kernels.lanes;
                            const RowPart row{0, 0, columns * length, 0};
@@ -133,14 +129,10 @@ class Multiplied final : public WeightGradient<T> {
           T* const to = gradient + skip * width;
           std::fill_n(gradient, skip * width, T(0));
           std::fill_n(gradient + stop * width, (tiles_.wide() - stop) * width, T(0));
-          if (image.pixel == 0) {
+          if (image.pixel == 0)
             in_.kernels.transpose(from, image.end, in_.out_plane(), part.rows, stop - skip, nullptr, to, width);
-            continue;
-          }
-          for (i64 i = 0; i < stop - skip; ++i) {
-            std::copy_n(from + i * image.pixel, part.rows, to + i * width);
-            std::fill_n(to + i * width + part.rows, width - part.rows, T(0));
-          }
+          else
+            copy_pixels(from, image.pixel, part.rows, stop - skip, width, to);
         }
       }
   }

@@ -134,10 +134,7 @@ class Broadcast final : public WeightGradient<T> {
     turn_inputs<true>(in_, part, at, lanes, turned, [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
       if (image.pixel == 0)
         return in_.kernels.transpose(source, end, in_.in_plane(), columns, length, nullptr, to, lanes);
-      for (i64 i = 0; i < length; ++i) {
-        std::copy_n(source + i * image.pixel, columns, to + i * lanes);
-        std::fill(to + i * lanes + columns, to + (i + 1) * lanes, T(0));
-      }
+      copy_pixels(source, image.pixel, columns, length, lanes, to);
     });
     Vectors here{turned, lanes, all * lanes, {}};
     for (i64 line = 0; line < at.images * at.down; ++line) here.line[line] = line * at.across * lanes;

@@ -24,6 +24,14 @@ Image<T> image_of(const T* x, i64 batch, i64 channels, const Size& size, bool la
           last ? channels : 0};
 }
 
+// `count` positions whose `channels` lie next to each other, `pixel` numbers apart: to[position][width], zeros behind
+// the channels.
+template <typename T>
+void copy_pixels(const T* from, i64 pixel, i64 channels, i64 count, i64 width, T* to) {
+  for (i64 i = 0; i < count; ++i, from += pixel, to += width)
+    std::fill(std::copy_n(from, channels, to), to + width, T(0));
+}
+
 // `count` positions of a row from x on, with `channels` channels, up to a vector of them: to[position][lane], zeros for
 // what is outside.
 template <typename T>
@@ -43,10 +51,7 @@ void turn_row(const Kernels<T>& kernels, const Image<T>& image, i64 channels, i6
   } else if (channels == lanes) {
     kernels.transform_sets[1](from, 0, image.pixel, stop - skip, to, 0, lanes);
   } else {
-    for (i64 i = 0; i < stop - skip; ++i) {
-      std::copy_n(from + i * image.pixel, channels, to + i * lanes);
-      std::fill(to + i * lanes + channels, to + (i + 1) * lanes, T(0));
-    }
+    copy_pixels(from, image.pixel, channels, stop - skip, lanes, to);
   }
 }
 

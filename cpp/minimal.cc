@@ -1,6 +1,7 @@
 #include "minimal.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -101,35 +102,29 @@ class Execution {
     T* copied = zeros + s_.width;
     std::fill_n(zeros, width, T(0));
     transform(segments, group, width, copied, copied + copies, inputs);
-    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2];
+    const bool few = call_.writes_last;
+    const i64 plane = call_.out[0] * call_.out[1] * call_.out[2], together = few ? layer_.rows : 1;
     auto writer = [&](i64 first_strip, i64 strips) {
       return Writer<T>(kernels_, s_.writing, s_.axis, segments, first_strip, strips, width,
-                       layer_.groups * layer_.rows * plane, copied + copies + turned,
-                       call_.writes_last ? layer_.rows : 1);
+                       layer_.groups * layer_.rows * plane, copied + copies + turned, together);
     };
     const i64 z_steps = s_.axis[0].out_step, y_steps = s_.axis[1].out_step;
-    if (!call_.writes_last) {
-      const Writer<T> every = writer(0, z_steps * y_steps);
-      for (i64 row = first_row; row < last_row; row += s_.chunk) {
-        const i64 rows = std::min(s_.chunk, last_row - row);
-        multiply(group, row, rows, 0, width, inputs, products);
-        for (i64 r = 0; r < rows; ++r) {
-          transform_back(r, rows, 0, width, 1, products, zeros, copied, sums);
-          const i64 channel = group * layer_.rows + row + r;
-          every.write(sums, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);
-        }
-      }
-      return;
-    }
+    std::optional<Writer<T>> whole;  // of all phases
+    if (strip_phases_ == packing_.phases) whole.emplace(writer(0, z_steps * y_steps));
     for (i64 strip = 0; strip < packing_.phases; strip += strip_phases_) {
       for (i64 row = first_row; row < last_row; row += s_.chunk) {
         const i64 rows = std::min(s_.chunk, last_row - row);
         multiply(group, row, rows, strip, width, inputs, products);
-        for (i64 r = 0; r < rows; ++r)
-          transform_back(r, rows, strip, width, layer_.rows, products, zeros, copied, sums + (row + r) * width);
+        for (i64 r = 0; r < rows; ++r) {
+          T* const to = few ? sums + (row + r) * width : sums;
+          transform_back(r, rows, strip, width, together, products, zeros, copied, to);
+          const i64 channel = group * layer_.rows + row + r;
+          if (!few) whole->write(to, bias_ ? bias_ + channel : nullptr, 0, y_ + channel * plane);
+        }
       }
-      if (!packing_.strips) {
-        writer(0, z_steps * y_steps).write(sums, biases_.data(), 1, y_);
+      if (!few) continue;
+      if (whole) {
+        whole->write(sums, biases_.data(), 1, y_);
         continue;
       }
       const T* from = sums;

@@ -80,16 +80,10 @@ def test_minimal_filtering_not_for_tiny_maps():
     assert "minimal filtering" in packed.why(1, geometry, (64, 64), (128, 128))
 
 
-@pytest.mark.parametrize("channels", [64, 36, 1])
-@pytest.mark.parametrize("name", FILTERED)
-def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
-    """Lanes along channels where these fill vectors; elsewhere all channels of a tile are written at once."""
-    rng = np.random.default_rng(6)
-    inputs, _, n, geometry = FILTERED[name]
-    x, w, bias = (
-        rng.standard_normal(shape).astype(np.float32)
-        for shape in ((2, inputs, *n), (inputs, channels, *geometry.kernel), (channels,))
-    )
+def assert_same_bits_channels_last(seed, inputs, channels, n, geometry):
+    draw = np.random.default_rng(seed).standard_normal
+    shapes = (2, inputs, *n), (inputs, channels, *geometry.kernel), (channels,)
+    x, w, bias = (draw(shape).astype(np.float32) for shape in shapes)
     size = geometry.output_size(n)
     plain = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED)
     assert "minimal filtering" in plain.why(2, geometry, n, size)
@@ -98,6 +92,14 @@ def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
     for threads in (1, 3):
         y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)
         np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
+
+
+@pytest.mark.parametrize("channels", [64, 36, 1])
+@pytest.mark.parametrize("name", FILTERED)
+def test_minimal_filtering_channels_last_gives_the_same_bits(name, channels):
+    """Lanes along channels where these fill vectors; elsewhere all channels of a tile are written at once."""
+    inputs, _, n, geometry = FILTERED[name]
+    assert_same_bits_channels_last(6, inputs, channels, n, geometry)
 
 
 # Channels in and out, input size, geometry: so many sums of a set that phases of the leading axes are taken in turn.
@@ -114,18 +116,7 @@ STRIPS = {
 @pytest.mark.parametrize("name", STRIPS)
 def test_minimal_filtering_channels_last_of_many_phases(name, isa):
     cpu.force(isa)
-    rng = np.random.default_rng(9)
-    inputs, channels, n, geometry = STRIPS[name]
-    x, w, bias = (
-        rng.standard_normal(shape).astype(np.float32)
-        for shape in ((2, inputs, *n), (inputs, channels, *geometry.kernel), (channels,))
-    )
-    size = geometry.output_size(n)
-    expected = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED).run(x, geometry, size)
-    packed = engine.Packed(w, bias, geometry, 1, method=engine.Method.FILTERED, last=True)
-    for threads in (1, 3):
-        y = packed.run_last(engine.channels_last(x), geometry, size, threads=threads)
-        np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
+    assert_same_bits_channels_last(9, *STRIPS[name])
 
 
 @pytest.mark.parametrize("size", [(5, 7), (23, 19), (2, 90)])

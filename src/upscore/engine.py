@@ -43,13 +43,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         ArgumentError: if no machine could hold it.
         MemoryError: if this one cannot.
     """
-    size = math.prod(shape) * dtype.itemsize
-    if size >= _LIMIT:
+    if not _can_be_held(shape, dtype):
         raise ArgumentError("output", "a size that fits into memory", f"shape {shape}", "a smaller stride or padding")
     try:
         return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
     except MemoryError:
         raise _no_room(shape, dtype) from None
+
+
+def _can_be_held(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return math.prod(shape) * dtype.itemsize < _LIMIT
 
 
 def _no_room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
@@ -186,6 +189,7 @@ class Packed:
         done, and None given, where that takes more than one call of the engine.
         """
         question = geometry, shape, size, threads, last
+        result = (shape[0], self.channels, *size)
         known, lo, n, able = self._known_at
         if known != question:
             lo, n, able = [], [], False
@@ -193,11 +197,10 @@ class Packed:
                 lo, n = self._check(geometry, size if self.adjoint else shape[2:]), _three(shape[2:], 1)
                 asked = last or self._last
                 able = last == (asked and all(self._plan.channels_last(shape[0], n, _three(size, 1), lo, threads)))
-                able = able and math.prod(size) * shape[0] * self.channels < _LIMIT // self.dtype.itemsize
+                able = able and _can_be_held(result, self.dtype)
             self._known_at = question, lo, n, able
         if not able:
             return None
-        result = (shape[0], self.channels, *size)
         try:
             y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, last)
         except MemoryError:
