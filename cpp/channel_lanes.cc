@@ -29,7 +29,9 @@ class Task {
         plane_(call.in[0] * call.in[1] * call.in[2]),
         out_plane_(call.out[0] * call.out[1] * call.out[2]),
         in_channels_(layer.groups * layer.cols),
-        out_channels_(layer.groups * layer.rows) {}
+        out_channels_(layer.groups * layer.rows),
+        far_(schedule.axis[2].in_step > 1 && call.batch * plane_ * in_channels_ * i64{sizeof(T)} >= Limits::far_bytes) {
+  }
 
   // Output channels [first_row, first_row + rows) of one group, of one part of the outputs.
   void compute(i64 part, i64 group, i64 first_row, i64 rows) {
@@ -325,6 +327,7 @@ class Task {
         if (here > 0 && i + here <= end) {
           p.x_step = 0;
           p.x_pitch = step * in_channels_;
+          p.x_far = far_;
           p.c_offset = c_line;
           p.x = &first;
           first = p.taps ? line[0] + (start[0] + i * step) * in_channels_ : panel_;
@@ -390,6 +393,7 @@ class Task {
   const T *const packed_, *const bias_, *const x_, *const x_end_;
   T* const y_;
   const i64 plane_, out_plane_, in_channels_, out_channels_;
+  const bool far_;  // inputs come from memory, at steps that it does not foresee
   Size first_{};
   i64 image_ = 0, images_ = 1;
   i64 group_ = 0, first_row_ = 0, rows_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0, panel_last_ = 0;

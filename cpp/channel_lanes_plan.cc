@@ -14,6 +14,7 @@ constexpr i64 kMostOutputs = 4096;    // positions of an image
 constexpr i64 kMostPairs = 1 << 17;   // of an output and a tap
 constexpr i64 kFarWeights = 4 << 20;  // bytes that come from memory
 constexpr i64 kTasksOfThread = 4;     // that are asked for
+constexpr i64 kMostApart = 8;         // positions of one vector: more addresses do not fit registers
 
 // Where the taps of one output position of one axis read, if inside.
 struct Reads {
@@ -165,7 +166,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     for (i64 chunk = fit; chunk > 0; chunk = chunk > unit ? std::max(unit, chunk / 2 / unit * unit) : 0) {
       map.chunk = round_up(piece(layer.rows, chunk), unit);
       map.vectors = row_vectors(map.chunk, unit, lanes);
-      map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
+      map.positions = std::min<i64>(map.vectors == 1 ? kMostApart : kMaxPositions, target.registers / map.vectors);
       map.sums = outputs * (map.chunk + lanes);
       const i64 chunks = ceil_div(layer.rows, map.chunk);
       map.cycles = 0;

@@ -14,7 +14,6 @@ namespace {
 constexpr i64 kGradientBytes = 448 << 10;  // of the output's gradient around one tile
 constexpr i64 kPositions = 256;            // of a tile
 constexpr i64 kColumns = 192;              // input channels of a task
-constexpr i64 kLines = Limits::offsets;    // rows of positions in a tile
 constexpr double kPartial = 1.25;  // times as much, where channels do not fill vectors: or it is chosen too often
 constexpr i64 kAhead = 8 << 10;    // bytes that are fetched ahead, where inputs are read as they lie
 
@@ -66,16 +65,29 @@ class Broadcast final : public WeightGradient<T> {
           tap % kernel[2] * layer.dilation[2]);
     vectors_ = round_up(piece(tiles_.column_chunk, kMaxRowVectors * lanes), lanes) / lanes;
     products_ = std::min<i64>(kMaxPositions, in_.kernels.registers / vectors_);
-    const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images),
-                 v = static_cast<double>(vectors_), p = static_cast<double>(products_);
-    const double calls = static_cast<double>(ceil_div(tiles_.row_chunk * taps_, products_) * tiles_.row_chunks() *
-                                             ceil_div(layer.cols, vectors_ * lanes));
+    const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images);
+    auto products = [&](i64 numbers, i64 most) {
+      const i64 calls = ceil_div(numbers, most) * tiles_.row_chunks() * ceil_div(layer.cols, vectors_ * lanes);
+      return static_cast<double>(calls) * product_cycles(vectors_, most, terms);
+    };
+    const double other =
+        static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position();
     const double gradient = static_cast<double>(tiles_.row_chunk * tiles_.row_chunks() * tiles_.column_chunks() *
                                                 tiles_.images * layer.kernel[0]) *
                             static_cast<double>(tiles_.tall() * tiles_.wide()) / terms;
     this->cost = (layer.cols % lanes == 0 ? 1.05 : kPartial) *
-                 (calls * (std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms) + gradient / 6 +
-                  static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position());
+                 (products(tiles_.row_chunk * taps_, products_) + gradient / 6 + other);
+    if (call.reads_last && call.writes_last && tiles_.row_chunk >= kFewest) {
+      const i64 most = piece(tiles_.row_chunk, products_);
+      const double filled = static_cast<double>(ceil_div(layer.cols, lanes)) /
+                            static_cast<double>(round_up(ceil_div(layer.cols, lanes), vectors_));
+      const double cost = static_cast<double>(taps_) * products(tiles_.row_chunk, most) * filled + other;
+      if (cost < this->cost) {
+        in_place_ = true;
+        products_ = most;
+        this->cost = cost;
+      }
+    }
     usable_ = true;
   }
 
@@ -85,7 +97,7 @@ class Broadcast final : public WeightGradient<T> {
     const Layer& layer = in_.layer;
     const Part part = tiles_.part(task);
     const i64 lanes = in_.kernels.lanes, width = width_of(part);
-    const i64 gradients = part.rows * tiles_.images * layer.kernel[0] * tiles_.tall() * tiles_.wide();
+    const i64 gradients = in_place_ ? 0 : part.rows * tiles_.images * layer.kernel[0] * tiles_.tall() * tiles_.wide();
     const i64 sums = part.rows * taps_ * width;
     T* sum = scratch<T>(static_cast<std::size_t>(
         sums + gradients + tiles_.images * tiles_.down * tiles_.across * width + in_.kernels.tile_rows * lanes));
@@ -94,8 +106,13 @@ class Broadcast final : public WeightGradient<T> {
     std::fill_n(sum, sums, T(0));
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const Tile at = tiles_.tile(tile);
+      const Vectors vectors = find_inputs(part, at, inputs);
+      if (in_place_) {
+        multiply_in_place(part, at, vectors, sum);
+        continue;
+      }
       copy_gradient(part, at, gradient);
-      multiply(part, at, find_inputs(part, at, inputs), gradient, sum);
+      multiply(part, at, vectors, gradient, sum);
     }
     // sum[row][tap][column] -> grad_w[column][row][tap]
     const i64 all = layer.rows * taps_, here = part.rows * taps_, whole = here / lanes * lanes;
@@ -127,8 +144,7 @@ class Broadcast final : public WeightGradient<T> {
     // Whole vectors are read of every position, but none that ends behind the last channel of the last one.
     if (in_.call.reads_last && last * image.pixel + width_of(part) <= image.end - image.first) {
       Vectors here{image.first + position * image.pixel, image.pixel, lanes, {}};
-      for (i64 n = 0; n < at.images; ++n)
-        for (i64 r = 0; r < at.down; ++r) here.line[n * at.down + r] = (n * in_.in_plane() + r * size[2]) * image.pixel;
+      tiles_.find_rows(at, image.pixel, here.line);
       return here;
     }
     turn_inputs<true>(in_, part, at, lanes, turned, [&](const T* source, const T* end, i64 columns, i64 length, T* to) {
@@ -217,8 +233,44 @@ class Broadcast final : public WeightGradient<T> {
     }
   }
 
+  // Channels last, the output's gradient is broadcast from where it lies: tap by tap, those places that exist.
+  void multiply_in_place(const Part& part, const Tile& at, const Vectors& inputs, T* sum) const {
+    const i64 lanes = in_.kernels.lanes, columns = width_of(part);
+    const Image<T> gradient = in_.gradient(at.image, part.group * in_.layer.rows + part.row);
+    i64 c_offset[kMaxPositions];
+    const T* x = nullptr;
+    ChannelProduct<T> p;
+    p.w_tile_stride = inputs.vector;
+    p.w_step = inputs.position;
+    p.x = &x;
+    p.x_stride = in_.layer.stride[2] * gradient.pixel;
+    p.c_offset = c_offset;
+    p.accumulate = true;
+    p.bias = nullptr;
+    for (i64 tap = 0; tap < taps_; ++tap) {
+      const GradientTiles::Meeting met = tiles_.meeting(at, tap, inputs.line, inputs.position, gradient.pixel);
+      if (met.rows == 0) continue;
+      p.taps = met.rows;
+      p.columns = met.positions;
+      p.w_offset = met.input;
+      p.x_tap = met.gradient;
+      p.x_ahead = met.ahead;
+      for (i64 c = 0; c < columns; c += vectors_ * lanes) {
+        p.w = inputs.first + c / lanes * inputs.vector;
+        p.c = sum + c;
+        for (i64 row = 0; row < part.rows; row += products_) {
+          const i64 count = std::min(products_, part.rows - row);
+          for (i64 q = 0; q < count; ++q) c_offset[q] = ((row + q) * taps_ + tap) * columns;
+          x = gradient.first + row;
+          in_.kernels.plane_product[std::min(vectors_, (columns - c) / lanes)][count](p);
+        }
+      }
+    }
+  }
+
   const GradientInputs<T> in_;
   GradientTiles tiles_;
+  bool in_place_ = false;  // the gradient is read as it lies
   i64 taps_ = 1, vectors_ = 1, products_ = 1;
   std::vector<i64> tap_offset_;
   bool usable_ = false;

@@ -3,11 +3,14 @@
 
 #include <algorithm>
 
+#include "plan.h"
 #include "weight_gradient.h"
 
 namespace upscore {
 
-constexpr double kTurnedSum = 0.7;  // cycles to turn a number of the gradient
+constexpr double kTurnedSum = 0.7;       // cycles to turn a number of the gradient
+constexpr i64 kLines = Limits::offsets;  // rows of positions in a tile
+constexpr i64 kFewest = 4;               // numbers that are broadcast at once: fewer products wait for each other
 
 struct GradientTiles {
   struct Part {
@@ -16,6 +19,13 @@ struct GradientTiles {
   struct Tile {
     Size first;  // position
     i64 image, images, down, across;
+  };
+
+  // What of a tile's positions a tap brings to places inside of the output: so many of some rows; where the first one
+  // of each is, and the place that it comes to; and how far from there what will be read next lies.
+  struct Meeting {
+    i64 positions = 0, rows = 0, ahead = 0;
+    i64 input[kLines], gradient[kLines];
   };
 
   GradientTiles(const Layer& of_layer, const Call& of_call) : layer(of_layer), call(of_call) {}
@@ -57,11 +67,63 @@ struct GradientTiles {
     return at;
   }
 
+  // Channels last, counted in numbers: the tile's rows are at `line`, positions and pixels so far from each other.
+  Meeting meeting(const Tile& at, i64 tap, const i64* line, i64 position, i64 pixel) const {
+    const Size& out = call.out;
+    const Size of = place_of(tap);
+    auto place = [&](std::size_t a, i64 i) { return (at.first[a] + i) * layer.stride[a] + of[a] - call.lo[a]; };
+    const i64 z = place(0, 0), x = place(2, 0), stride = layer.stride[2];
+    const i64 first = std::max<i64>(0, ceil_div(-x, stride)), end = std::min(at.across, ceil_div(out[2] - x, stride));
+    Meeting met;
+    if (z < 0 || z >= out[0] || first >= end) return met;
+    met.positions = end - first;
+    met.ahead = next_place(at, tap) * pixel;
+    for (i64 n = 0; n < at.images; ++n)
+      for (i64 r = 0; r < at.down; ++r, ++line) {
+        const i64 y = place(1, r);
+        if (y < 0 || y >= out[1]) continue;
+        met.input[met.rows] = *line + first * position;
+        met.gradient[met.rows++] = (((n * out[0] + z) * out[1] + y) * out[2] + x + first * stride) * pixel;
+      }
+    return met;
+  }
+
+  // Where the rows of a tile begin, from its first position on, in numbers, channels last.
+  void find_rows(const Tile& at, i64 pixel, i64* row) const {
+    for (i64 n = 0; n < at.images; ++n)
+      for (i64 r = 0; r < at.down; ++r) *row++ = (n * call.in[0] * call.in[1] + r) * call.in[2] * pixel;
+  }
+
   const Layer& layer;
   const Call& call;
   i64 across = 1, down = 1, images = 1;  // of a tile
   i64 row_chunk = 1, column_chunk = 1;   // of a part
+
+ private:
+  Size place_of(i64 tap) const {
+    const Size& kernel = layer.kernel;
+    return {tap / (kernel[1] * kernel[2]) * layer.dilation[0], tap / kernel[2] % kernel[1] * layer.dilation[1],
+            tap % kernel[2] * layer.dilation[2]};
+  }
+
+  // From a place that a tap brings a position to, to that of the next tap; after the last one, of the next tile.
+  i64 next_place(const Tile& at, i64 tap) const {
+    const Size& out = call.out;
+    auto place = [&](i64 t) {
+      const Size of = place_of(t);
+      return (of[0] * out[1] + of[1]) * out[2] + of[2];
+    };
+    if (tap + 1 < layer.taps()) return place(tap + 1) - place(tap);
+    if (at.images > 1) return at.images * out[0] * out[1] * out[2] - place(tap);
+    return (at.across < call.in[2] ? at.across * layer.stride[2] : at.down * layer.stride[1] * out[2]) - place(tap);
+  }
 };
+
+// Cycles per position to multiply so many vectors with so many numbers each; sums are added to memory after `terms`.
+inline double product_cycles(i64 vectors, i64 numbers, double terms) {
+  const double v = static_cast<double>(vectors), p = static_cast<double>(numbers);
+  return std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms;
+}
 
 // inputs[block of columns][image][row][position][column], by turn(source, end, columns, length, to) for every stretch
 // of positions that lie behind each other; nothing at or after `end` may be read. `Whole`, the last block takes as much

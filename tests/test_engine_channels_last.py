@@ -67,6 +67,9 @@ def test_channels_last_gives_the_same_bits(size, channels, kernel, stride, group
         ((41, 17), (21, 2), (5, 7), (2, 2), 1),
         ((30, 12), (3, 1), (4, 4), (2, 2), 1),
         ((8, 14, 9), (72, 2), (3, 2, 2), (2, 1, 2), 2),
+        ((13, 50), (12, 48), (3, 5), (2, 1), 1),
+        ((3, 9, 10), (24, 12), (4, 2, 3), (1, 3, 2), 1),
+        ((9, 310), (20, 16), (7, 3), (2, 3), 2),
     ],
 )
 def test_weight_gradients_of_channels_last(size, channels, kernel, stride, groups, dtype):

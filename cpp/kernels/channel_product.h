@@ -103,6 +103,11 @@ void line_product(const ChannelProduct<T>& p) {
     const T* w = p.w + p.w_offset[tap];
     const T* x[kFar];
     for (int f = 0; f < kFar; ++f) x[f] = p.x[0] + p.x_tap[tap] + f * kNear * pitch;
+    if (p.x_far) {
+      const T* next = p.x[0] + (tap + 1 < p.taps ? p.x_tap[tap + 1] : p.x_tap[0] + P * pitch);
+      for (int q = 0; q < P; ++q, next += pitch)
+        for (i64 c = 0; c < p.columns; c += 64 / i64{sizeof(T)}) __builtin_prefetch(next + c);
+    }
     for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, ahead += p.ahead_step) {
       __builtin_prefetch(ahead, 0, kInputsAhead);
       Vector<T> rows[NV];
@@ -125,22 +130,24 @@ void line_product(const ChannelProduct<T>& p) {
   put_sums<T, NV, P>(p, acc);
 }
 
-// The same, of positions that lie next to each other, and columns apart.
+// The same, of positions that lie next to each other, and columns apart; those of the weights, too, with `w_step`.
 template <typename T, int NV, int P>
 void plane_product(const ChannelProduct<T>& p) {
   Vector<T> acc[P][NV] = {};
-  const i64 tile = p.w_tile_stride, stride = p.x_stride;
+  const i64 tile = p.w_tile_stride, stride = p.x_stride, step = p.w_step ? p.w_step : kLanes<T>;
+  const i64 w_ahead = p.w_ahead ? p.w_ahead : kColumnsAhead * kLanes<T>;
   const char* ahead = p.ahead ? p.ahead : reinterpret_cast<const char*>(p.w);
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T *w = p.w + p.w_offset[tap], *x = p.x[0] + p.x_tap[tap];
-    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, x += stride, ahead += p.ahead_step) {
+    for (i64 column = 0; column < p.columns; ++column, w += step, x += stride, ahead += p.ahead_step) {
       __builtin_prefetch(ahead, 0, kInputsAhead);
       Vector<T> rows[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         rows[v] = load(w + v * tile);
-        __builtin_prefetch(w + v * tile + kColumnsAhead * kLanes<T>);
+        __builtin_prefetch(w + v * tile + w_ahead);
       }
+      __builtin_prefetch(x + p.x_ahead);
 #pragma GCC unroll 12
       for (int q = 0; q < P; ++q)
 #pragma GCC unroll 8

@@ -69,7 +69,7 @@ template <typename T>
 struct ChannelProduct {
   const T* w;
   i64 w_tile_stride;  // from one tile of rows to the next
-  i64 w_step = 0;     // of an apart product: from one column to the next
+  i64 w_step = 0;     // of an apart product: from one column to the next; of a plane product, if they lie apart
   const i64* w_offset;
   const T* const* x;
   i64 x_step;  // 0, or P where every tap has places of its own
@@ -86,6 +86,8 @@ struct ChannelProduct {
   i64 c_gap = 0;             // numbers between one vector of rows and the next
   // A line product reads x[0][q*x_pitch + x_tap[tap] + column], a plane product x[0][q + x_tap[tap] + column*x_stride].
   i64 x_pitch = 0;
+  i64 x_ahead = 0, w_ahead = 0;  // of a plane product: from what is read now to what is fetched, if known
+  bool x_far = false;  // a line product fetches the inputs of the next tap, after the last one those of the next line
 };
 template <typename T>
 using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
