@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,16 @@ def _three(values: tuple[int, ...], fill: int) -> list[int]:
     return [fill] * (NATIVE_RANK - len(values)) + list(values)
 
 
+class _Call(NamedTuple):
+    """What the engine has to know of a call besides its arrays, and what it can read and write channels last."""
+
+    lo: list[int]
+    size: list[int]  # of the input
+    reads: bool
+    writes: bool
+    alone: bool  # it takes one call of the engine, whose output can be held
+
+
 class Packed:
     """Weights ``(C_in, C_out/groups, *K)`` in the order the kernels read, for the layer or its adjoint.
 
@@ -109,10 +119,8 @@ class Packed:
         lead = geometry.rank - NATIVE_RANK
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
         self._bias, self._last = bias, last
-        # What was found out about the last call, for the next one is often like it.
-        self._checked: tuple[Geometry | None, tuple[int, ...], list[int]] = None, (), []
-        self._known_last: tuple[tuple[Any, ...] | None, list[int], bool, bool] = None, [], False, False
-        self._known_at: tuple[tuple[Any, ...] | None, list[int], list[int], bool] = None, [], [], False
+        # The last call, for the next one is often like it.
+        self._known: tuple[tuple[Any, ...] | None, _Call] = None, _Call([], [], False, False, False)
         if lead <= 0:
             lo = _three(tuple(before for before, _ in geometry.crop), 0)
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
@@ -132,26 +140,40 @@ class Packed:
         self, x: Array, geometry: Geometry, size: tuple[int, ...], out: Array | None = None, threads: int = 0
     ) -> Array:
         """The layer on ``x`` (N, C, *spatial), cropped as ``geometry`` says, giving spatial size ``size``."""
-        lo = self._check(geometry, size if self.adjoint else x.shape[2:])
-        y = empty((x.shape[0], self.channels, *size), self.dtype) if out is None else out
         threads = threads or _engine.thread_count()
+        call = self._call(x.shape[0], x.shape[2:], geometry, size, threads, last=False)
+        y = empty((x.shape[0], self.channels, *size), self.dtype) if out is None else out
         if geometry.rank > NATIVE_RANK:
             self._run_leading(x, geometry, y, threads)
-        elif self._last and all(self._plan.channels_last(x.shape[0], *self._sizes(x.shape[2:], size), lo, threads)):
+        elif call.reads and call.writes:
             y[...] = channels_first(self.run_last(channels_last(x, threads), geometry, size, threads), threads)
         else:
-            self._plan.run(x, y, lo, threads)
+            self._plan.run(x, y, call.lo, threads)
         return y
 
-    def _check(self, geometry: Geometry, coarse: tuple[int, ...]) -> list[int]:
-        """The crop as the engine takes it; checked once for calls that are alike."""
-        known, sizes, lo = self._checked
-        if known is geometry and sizes == coarse:
-            return lo
-        _check_range(geometry, coarse)
-        lo = _three(tuple(before for before, _ in geometry.crop), 0)
-        self._checked = geometry, coarse, lo
-        return lo
+    def _call(
+        self,
+        batch: int,
+        input_size: tuple[int, ...],
+        geometry: Geometry,
+        size: tuple[int, ...],
+        threads: int,
+        last: bool,
+    ) -> _Call:
+        """Checked, once for calls that are alike; about channels last only those are asked that it matters for."""
+        question = batch, input_size, geometry, size, threads, last
+        known, call = self._known
+        if known == question:
+            return call
+        _check_range(geometry, size if self.adjoint else input_size)
+        lo, (n, o) = _three(tuple(before for before, _ in geometry.crop), 0), self._sizes(input_size, size)
+        native = geometry.rank <= NATIVE_RANK
+        asked = native and (last or self._last)
+        reads, writes = self._plan.channels_last(batch, n, o, lo, threads) if asked else (False, False)
+        alone = native and last == (reads and writes) and _can_be_held((batch, self.channels, *size), self.dtype)
+        call = _Call(lo, n, reads, writes, alone)
+        self._known = question, call
+        return call
 
     def run_last(self, x: Array, geometry: Geometry, size: tuple[int, ...], threads: int = 0) -> Array:
         """:meth:`run` with channels last: ``x`` (N, *spatial, C) gives (N, *size, channels).
@@ -159,14 +181,7 @@ class Packed:
         Where the engine has no way to read or write channels last, arrays are turned before or after.
         """
         threads = threads or _engine.thread_count()
-        known, lo, reads, writes = self._known_last
-        question = geometry, x.shape, size, threads
-        if known != question:
-            lo, reads, writes = [], False, False
-            if geometry.rank <= NATIVE_RANK:
-                lo = self._check(geometry, size if self.adjoint else x.shape[1:-1])
-                reads, writes = self._plan.channels_last(x.shape[0], *self._sizes(x.shape[1:-1], size), lo, threads)
-            self._known_last = question, lo, reads, writes
+        lo, _, reads, writes, _ = self._call(x.shape[0], x.shape[1:-1], geometry, size, threads, last=True)
         if not (reads or writes):
             return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)
         x = x if reads else channels_first(x, threads)
@@ -188,19 +203,10 @@ class Packed:
         ``shape`` is (N, C, *spatial) in both cases, and so is the result's, which lies as the input does. Nothing is
         done, and None given, where that takes more than one call of the engine.
         """
-        question = geometry, shape, size, threads, last
-        result = (shape[0], self.channels, *size)
-        known, lo, n, able = self._known_at
-        if known != question:
-            lo, n, able = [], [], False
-            if geometry.rank <= NATIVE_RANK:
-                lo, n = self._check(geometry, size if self.adjoint else shape[2:]), _three(shape[2:], 1)
-                asked = last or self._last
-                able = last == (asked and all(self._plan.channels_last(shape[0], n, _three(size, 1), lo, threads)))
-                able = able and _can_be_held(result, self.dtype)
-            self._known_at = question, lo, n, able
-        if not able:
+        lo, n, _, _, alone = self._call(shape[0], shape[2:], geometry, size, threads, last)
+        if not alone:
             return None
+        result = (shape[0], self.channels, *size)
         try:
             y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, last)
         except MemoryError:
