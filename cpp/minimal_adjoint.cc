@@ -205,13 +205,15 @@ class MinimalAdjoint final : public Way<T> {
         }
         if (takes) of_line[static_cast<std::size_t>(line)].push_back(place);
       }
+    std::vector<std::vector<i64>> of_point(static_cast<std::size_t>(p_.points));  // lines
+    for (i64 line = 0; line < p_.lines; ++line)
+      of_point[static_cast<std::size_t>(p_.line[static_cast<std::size_t>(line)].point)].push_back(line);
     for (i64 lead = 0; lead < leads_; ++lead)
       for (i64 point = 0; point < p_.points; ++point) {
         before_.push_back(all_blocks_);
         blocks_.emplace_back();
         for (i64 phase = 0; phase < layer_.stride[2]; ++phase)
-          for (i64 line = 0; line < p_.lines; ++line) {
-            if (p_.line[static_cast<std::size_t>(line)].point != point) continue;
+          for (i64 line : of_point[static_cast<std::size_t>(point)]) {
             const std::vector<i64>& places = of_line[static_cast<std::size_t>(line)];
             if (std::any_of(places.begin(), places.end(),
                             [&](i64 place) { return tap(lead * layer_.stride[2] + phase, place) >= 0; }))
