@@ -119,8 +119,8 @@ class Packed:
         lead = geometry.rank - NATIVE_RANK
         stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
         self._bias, self._last = bias, last
-        # The last call, for the next one is often like it.
-        self._known: tuple[tuple[Any, ...] | None, _Call] = None, _Call([], [], False, False, False)
+        # The last call channels first, and that channels last: the next one is often like it.
+        self._known: list[tuple[tuple[Any, ...], _Call] | None] = [None, None]
         if lead <= 0:
             lo = _three(tuple(before for before, _ in geometry.crop), 0)
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
@@ -161,18 +161,17 @@ class Packed:
         last: bool,
     ) -> _Call:
         """Checked, once for calls that are alike; about channels last only those are asked that it matters for."""
-        question = batch, input_size, geometry, size, threads, last
-        known, call = self._known
-        if known == question:
-            return call
+        question = batch, input_size, geometry, size, threads
+        known = self._known[last]
+        if known and known[0] == question:
+            return known[1]
         _check_range(geometry, size if self.adjoint else input_size)
         lo, (n, o) = _three(tuple(before for before, _ in geometry.crop), 0), self._sizes(input_size, size)
-        native = geometry.rank <= NATIVE_RANK
-        asked = native and (last or self._last)
+        able = geometry.rank <= NATIVE_RANK and _can_be_held((batch, self.channels, *size), self.dtype)
+        asked = able and (last or self._last)
         reads, writes = self._plan.channels_last(batch, n, o, lo, threads) if asked else (False, False)
-        alone = native and last == (reads and writes) and _can_be_held((batch, self.channels, *size), self.dtype)
-        call = _Call(lo, n, reads, writes, alone)
-        self._known = question, call
+        call = _Call(lo, n, reads, writes, alone=able and last == (reads and writes))
+        self._known[last] = question, call
         return call
 
     def run_last(self, x: Array, geometry: Geometry, size: tuple[int, ...], threads: int = 0) -> Array:
