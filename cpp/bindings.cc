@@ -365,9 +365,8 @@ class Plan {
     if (method_ == Method::kFastest && packed_for_direct(call)) {
       const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
       limit = plan_schedule(layer_, image, plan_packing(layer_, target_, order_of(call)), target_, {}).cycles;
-      const i64 inputs = layer_.cols * call.in[0] * call.in[1] * call.in[2];
-      if (layer_.groups * inputs * target_.number_bytes >= Limits::far_bytes)
-        far = static_cast<double>(inputs) / target_.lanes;
+      if (reads_far(layer_, image, target_.number_bytes))
+        far = static_cast<double>(layer_.cols * call.in[0] * call.in[1] * call.in[2]) / target_.lanes;
       limit += far * (call.reads_last ? Cycles::far_last : Cycles::far);
     }
     const double wait = far * (call.reads_last ? Cycles::far_filtered_last : Cycles::far_filtered);

@@ -30,8 +30,7 @@ class Task {
         out_plane_(call.out[0] * call.out[1] * call.out[2]),
         in_channels_(layer.groups * layer.cols),
         out_channels_(layer.groups * layer.rows),
-        far_(schedule.axis[2].in_step > 1 && call.batch * plane_ * in_channels_ * i64{sizeof(T)} >= Limits::far_bytes) {
-  }
+        far_(schedule.axis[2].in_step > 1 && reads_far(layer, call, sizeof(T))) {}
 
   // Output channels [first_row, first_row + rows) of one group, of one part of the outputs.
   void compute(i64 part, i64 group, i64 first_row, i64 rows) {

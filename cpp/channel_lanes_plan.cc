@@ -166,7 +166,8 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     for (i64 chunk = fit; chunk > 0; chunk = chunk > unit ? std::max(unit, chunk / 2 / unit * unit) : 0) {
       map.chunk = round_up(piece(layer.rows, chunk), unit);
       map.vectors = row_vectors(map.chunk, unit, lanes);
-      map.positions = std::min<i64>(map.vectors == 1 ? kMostApart : kMaxPositions, target.registers / map.vectors);
+      map.positions =
+          std::min(map.vectors == 1 ? kMostApart : kMaxPositions, fitting_positions(map.vectors, target.registers));
       map.sums = outputs * (map.chunk + lanes);
       const i64 chunks = ceil_div(layer.rows, map.chunk);
       map.cycles = 0;
@@ -264,7 +265,7 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
       chunk = std::max(unit, chunk / 2 / unit * unit);
     chunk = round_up(piece(layer.rows, chunk), unit);
     const i64 vectors = row_vectors(chunk, unit, lanes);
-    const i64 positions = std::min<i64>(kMaxPositions, target.registers / vectors);
+    const i64 positions = fitting_positions(vectors, target.registers);
     const double inputs =
         static_cast<double>(r.inputs[0] * r.inputs[1] * std::max(wide, lanes) * round_up(layer.cols, lanes));
     const double turned =
@@ -311,7 +312,7 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
     map.panel = packing.columns;
     map.chunk = round_up(piece(layer.rows, ceil_div(layer.rows, chunks)), unit);
     map.vectors = row_vectors(map.chunk, unit, lanes);
-    map.positions = std::min<i64>(kMaxPositions, target.registers / map.vectors);
+    map.positions = fitting_positions(map.vectors, target.registers);
     const i64 fit = adds ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
     const i64 cuts = ceil_div(layer.rows, map.chunk) * layer.groups;
     const i64 row = schedule.axis[2].positions;

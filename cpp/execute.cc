@@ -79,9 +79,8 @@ class Execution {
     ahead.lines.clear();
     ahead.next = 0;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
-    const i64 inputs = call_.batch * layer_.groups * layer_.cols * plane * i64{sizeof(T)};
     const i64 weights = packing_.per_column * layer_.cols * i64{sizeof(T)};
-    if (call_.reads_last || inputs < Limits::far_bytes || weights > kNearWeights) return;
+    if (call_.reads_last || !reads_far(layer_, call_, sizeof(T)) || weights > kNearWeights) return;
     const i64 column = schedule_.reductions[reduction].column_first;
     i64 away;
     if (reduction + 1 < schedule_.reductions.size()) {

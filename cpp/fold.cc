@@ -221,7 +221,7 @@ class Execution {
         p.columns = std::min(Limits::terms, layer_.cols - column);
         p.w = weights + (v * layer_.cols + column) * lanes_;
         p.accumulate = column > 0;
-        const i64 most = piece(count_inputs, std::min<i64>(kMaxPositions, kernels_.registers / vectors));
+        const i64 most = piece(count_inputs, fitting_positions(vectors, kernels_.registers));
         for (i64 i = 0; i < count_inputs; i += most) {
           const i64 here = std::min(most, count_inputs - i);
           from = x + column * column_pitch + i * (call_.reads_last ? columns : 1);

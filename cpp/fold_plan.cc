@@ -139,7 +139,7 @@ class FoldScheduler {
     if (!fits()) return;
     s_.vectors = std::min<i64>(s_.together, kMaxRowVectors);
     if (!banded_) s_.together = s_.together / s_.vectors * s_.vectors;
-    s_.positions = std::min<i64>(kMaxPositions, target.registers / s_.vectors);
+    s_.positions = fitting_positions(s_.vectors, target.registers);
 
     const i64 row = call.in[2], rows = images * call.in[0] * call.in[1];
     const i64 most = std::min(kMostPositions, std::max<i64>(kPanelBytes / (layer.cols * bytes), s_.positions));

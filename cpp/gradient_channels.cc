@@ -58,7 +58,7 @@ class Multiplied final : public WeightGradient<T> {
                  static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position();
     usable_ = true;
     if (!call.reads_last || !call.writes_last || layer.rows % lanes != 0 || layer.cols < kFewest) return;
-    products_ = piece(tiles_.column_chunk, std::min<i64>(kMaxPositions, in_.kernels.registers / vectors_));
+    products_ = piece(tiles_.column_chunk, fitting_positions(vectors_, in_.kernels.registers));
     const i64 calls = taps_ * tiles_.row_chunks() * ceil_div(layer.cols, products_);
     const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images);
     const double cost = static_cast<double>(calls) * product_cycles(vectors_, products_, terms) +
@@ -84,7 +84,7 @@ class Multiplied final : public WeightGradient<T> {
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const Tile at = tiles_.tile(tile);
       if (in_place_) {
-        multiply_in_place(part, at, sum);
+        multiply_as_they_lie(part, at, sum);
         continue;
       }
       turn_gradient(part, at, gradient);
@@ -180,42 +180,18 @@ class Multiplied final : public WeightGradient<T> {
     }
   }
 
-  // Both channels last: inputs are broadcast from where they lie, tap by tap, to those places of the gradient that
-  // exist.
-  void multiply_in_place(const Part& part, const Tile& at, T* sum) const {
+  // With lanes along the channels of the output's gradient, channels of inputs broadcast.
+  void multiply_as_they_lie(const Part& part, const Tile& at, T* sum) const {
     const Size& in = in_.call.in;
-    const i64 lanes = in_.kernels.lanes, width = width_of(part);
+    const i64 width = width_of(part);
     const Image<T> input = in_.input(at.image, part.group * in_.layer.cols + part.column);
     const Image<T> gradient = in_.gradient(at.image, part.group * in_.layer.rows + part.row);
     const T* const first = input.first + ((at.first[0] * in[1] + at.first[1]) * in[2] + at.first[2]) * input.pixel;
-    i64 line[kLines], c_offset[kMaxPositions];
+    i64 line[kLines];
     tiles_.find_rows(at, input.pixel, line);
-    const T* x = nullptr;
-    ChannelProduct<T> p;
-    p.w = gradient.first;
-    p.w_tile_stride = lanes;
-    p.w_step = in_.layer.stride[2] * gradient.pixel;
-    p.x = &x;
-    p.x_stride = input.pixel;
-    p.c = sum;
-    p.c_offset = c_offset;
-    p.accumulate = true;
-    p.bias = nullptr;
-    for (i64 tap = 0; tap < taps_; ++tap) {
-      const GradientTiles::Meeting met = tiles_.meeting(at, tap, line, input.pixel, gradient.pixel);
-      if (met.rows == 0) continue;
-      p.taps = met.rows;
-      p.columns = met.positions;
-      p.w_offset = met.gradient;
-      p.w_ahead = met.ahead;
-      p.x_tap = met.input;
-      for (i64 c = 0; c < part.columns; c += products_) {
-        const i64 count = std::min(products_, part.columns - c);
-        for (i64 q = 0; q < count; ++q) c_offset[q] = (tap * part.columns + c + q) * width;
-        x = first + c;
-        in_.kernels.plane_product[width / lanes][count](p);
-      }
-    }
+    multiply_in_place<T>(in_.kernels, tiles_, at, {first, input.pixel, part.columns, products_},
+                         {gradient.first, gradient.pixel, width, vectors_, in_.kernels.lanes}, false, line,
+                         part.columns * width, width, sum);
   }
 
   const GradientInputs<T> in_;

@@ -64,7 +64,7 @@ class Broadcast final : public WeightGradient<T> {
               tiles_.wide() +
           tap % kernel[2] * layer.dilation[2]);
     vectors_ = round_up(piece(tiles_.column_chunk, kMaxRowVectors * lanes), lanes) / lanes;
-    products_ = std::min<i64>(kMaxPositions, in_.kernels.registers / vectors_);
+    products_ = fitting_positions(vectors_, in_.kernels.registers);
     const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images);
     auto products = [&](i64 numbers, i64 most) {
       const i64 calls = ceil_div(numbers, most) * tiles_.row_chunks() * ceil_div(layer.cols, vectors_ * lanes);
@@ -108,7 +108,10 @@ class Broadcast final : public WeightGradient<T> {
       const Tile at = tiles_.tile(tile);
       const Vectors vectors = find_inputs(part, at, inputs);
       if (in_place_) {
-        multiply_in_place(part, at, vectors, sum);
+        const Image<T> image = in_.gradient(at.image, part.group * layer.rows + part.row);
+        multiply_in_place<T>(
+            in_.kernels, tiles_, at, {vectors.first, vectors.position, width, vectors_, vectors.vector},
+            {image.first, image.pixel, part.rows, products_}, true, vectors.line, width, taps_ * width, sum);
         continue;
       }
       copy_gradient(part, at, gradient);
@@ -229,41 +232,6 @@ class Broadcast final : public WeightGradient<T> {
         }
         p.c = sum + c;
         kernel[std::min(vectors_, (columns - c) / lanes)][count](p);
-      }
-    }
-  }
-
-  // Channels last, the output's gradient is broadcast from where it lies: tap by tap, those places that exist.
-  void multiply_in_place(const Part& part, const Tile& at, const Vectors& inputs, T* sum) const {
-    const i64 lanes = in_.kernels.lanes, columns = width_of(part);
-    const Image<T> gradient = in_.gradient(at.image, part.group * in_.layer.rows + part.row);
-    i64 c_offset[kMaxPositions];
-    const T* x = nullptr;
-    ChannelProduct<T> p;
-    p.w_tile_stride = inputs.vector;
-    p.w_step = inputs.position;
-    p.x = &x;
-    p.x_stride = in_.layer.stride[2] * gradient.pixel;
-    p.c_offset = c_offset;
-    p.accumulate = true;
-    p.bias = nullptr;
-    for (i64 tap = 0; tap < taps_; ++tap) {
-      const GradientTiles::Meeting met = tiles_.meeting(at, tap, inputs.line, inputs.position, gradient.pixel);
-      if (met.rows == 0) continue;
-      p.taps = met.rows;
-      p.columns = met.positions;
-      p.w_offset = met.input;
-      p.x_tap = met.gradient;
-      p.x_ahead = met.ahead;
-      for (i64 c = 0; c < columns; c += vectors_ * lanes) {
-        p.w = inputs.first + c / lanes * inputs.vector;
-        p.c = sum + c;
-        for (i64 row = 0; row < part.rows; row += products_) {
-          const i64 count = std::min(products_, part.rows - row);
-          for (i64 q = 0; q < count; ++q) c_offset[q] = ((row + q) * taps_ + tap) * columns;
-          x = gradient.first + row;
-          in_.kernels.plane_product[std::min(vectors_, (columns - c) / lanes)][count](p);
-        }
       }
     }
   }

@@ -125,6 +125,57 @@ inline double product_cycles(i64 vectors, i64 numbers, double terms) {
   return std::max(0.5 * p * v, 0.5 * (p + 2 * v)) + (40 + 2 * p * v) / terms;
 }
 
+// An operand that lies channels last.
+template <typename T>
+struct Operand {
+  const T* first;  // of the input, at the tile's first position; of the gradient, at the first place of the image
+  i64 pixel;       // from one position to the next
+  i64 channels;    // of a part; whole vectors of them where lanes run along them
+  i64 together;    // channels that are broadcast, or vectors, in a register tile
+  i64 vector = 0;  // from one vector to the next
+};
+
+// Nothing is copied: tap by tap, for the positions that it brings to places that exist, channels of one operand are
+// broadcast to vectors of the other's. sum[tap*tap_pitch + channel*pitch + lane] is added to. The rows of the tile's
+// positions are at `line`.
+template <typename T>
+void multiply_in_place(const Kernels<T>& kernels, const GradientTiles& tiles, const GradientTiles::Tile& at,
+                       const Operand<T>& input, const Operand<T>& gradient, bool along_inputs, const i64* line,
+                       i64 tap_pitch, i64 pitch, T* sum) {
+  const Operand<T>&vectors = along_inputs ? input : gradient, &numbers = along_inputs ? gradient : input;
+  const i64 lanes = kernels.lanes, step = tiles.layer.stride[2] * gradient.pixel;
+  i64 c_offset[kMaxPositions];
+  const T* x = nullptr;
+  ChannelProduct<T> p;
+  p.w_tile_stride = vectors.vector;
+  p.w_step = along_inputs ? input.pixel : step;
+  p.x = &x;
+  p.x_stride = along_inputs ? step : input.pixel;
+  p.c_offset = c_offset;
+  p.accumulate = true;
+  p.bias = nullptr;
+  for (i64 tap = 0; tap < tiles.layer.taps(); ++tap) {
+    const GradientTiles::Meeting met = tiles.meeting(at, tap, line, input.pixel, gradient.pixel);
+    if (met.rows == 0) continue;
+    p.taps = met.rows;
+    p.columns = met.positions;
+    p.w_offset = along_inputs ? met.input : met.gradient;
+    p.x_tap = along_inputs ? met.gradient : met.input;
+    (along_inputs ? p.x_ahead : p.w_ahead) = met.ahead;
+    for (i64 c = 0; c < vectors.channels; c += vectors.together * lanes) {
+      p.w = vectors.first + c / lanes * vectors.vector;
+      p.c = sum + tap * tap_pitch + c;
+      const i64 here = std::min(vectors.together, (vectors.channels - c) / lanes);
+      for (i64 n = 0; n < numbers.channels; n += numbers.together) {
+        const i64 count = std::min(numbers.together, numbers.channels - n);
+        for (i64 q = 0; q < count; ++q) c_offset[q] = (n + q) * pitch;
+        x = numbers.first + n;
+        kernels.plane_product[here][count](p);
+      }
+    }
+  }
+}
+
 // inputs[block of columns][image][row][position][column], by turn(source, end, columns, length, to) for every stretch
 // of positions that lie behind each other; nothing at or after `end` may be read. `Whole`, the last block takes as much
 // room as the others.

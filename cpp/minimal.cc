@@ -141,7 +141,7 @@ class Execution {
   void transform(const std::vector<Segment>& segments, i64 group, i64 width, T* copied, T* turned, T* inputs) {
     const i64 channels = layer_.groups * layer_.cols, image = call_.in[0] * call_.in[1] * call_.in[2] * channels;
     const i64 plane = image / channels;
-    const bool far = !s_.line && call_.batch * image * i64{sizeof(T)} >= Limits::far_bytes;
+    const bool far = !s_.line && reads_far(layer_, call_, sizeof(T));
     const T *x_begin = x_, *x_end = x_ + call_.batch * image, *x = x_ + group * layer_.cols * plane;
     const bool rows = packing_.axis[2].filtered;  // the last axis is transformed as its inputs are fetched
     PanelSource<T> source(s_.axis, s_.window, kernels_, segments, image, width);

@@ -316,7 +316,7 @@ class MinimalAdjoint final : public Way<T> {
   // products[point][set][row] += weights * inputs
   void multiply(const Tile& tile, i64 column, i64 columns, i64 lead, i64 sets, const T* inputs, T* products) const {
     const i64 most_rows = piece(tile.wide / lanes_, kMaxRowVectors) * lanes_;
-    const i64 positions = piece(sets, std::min<i64>(kMaxPositions, kernels_.registers / (most_rows / lanes_)));
+    const i64 positions = piece(sets, fitting_positions(most_rows / lanes_, kernels_.registers));
     i64 w_offset[kMostTerms], x_tap[kMostTerms], c_offset[kMaxPositions];
     const T* from;
     ChannelProduct<T> p;

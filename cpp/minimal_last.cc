@@ -133,7 +133,7 @@ class Execution {
   // products[point][position][row of the chunk], of one phase
   void multiply(i64 phase, i64 group, i64 row, i64 rows, i64 count, const T* inputs, T* products) const {
     const i64 lanes = kernels_.lanes, most_rows = piece(rows / lanes, kMaxRowVectors) * lanes;
-    const i64 fit = std::min<i64>(kMaxPositions, kernels_.registers / (most_rows / lanes));
+    const i64 fit = fitting_positions(most_rows / lanes, kernels_.registers);
     const i64 positions = piece(count, fit);
     i64 w_offset[kMostLines], x_tap[kMostLines];
     for (i64 tap = 0; tap < packing_.taps; ++tap) {

@@ -200,7 +200,7 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   i64 unit = lanes, products = packing.before.back();  // at once
   i64 sums = steps;
   if (packing.last) {
-    unit = std::min<i64>(kMaxPositions, target.registers / piece(layer.rows / lanes, kMaxRowVectors));
+    unit = fitting_positions(piece(layer.rows / lanes, kMaxRowVectors), target.registers);
     products = packing.points;
     most = std::clamp<i64>(
         std::min(kInputBytes / (packing.lines * columns * bytes), kProductBytes / (products * block * bytes)) / unit, 1,

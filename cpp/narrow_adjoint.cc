@@ -188,7 +188,7 @@ class NarrowAdjoint final : public Way<T> {
                 i64 pitch) const {
     const i64 kernel = layer_.kernel[2], terms = layer_.cols * layer_.taps();
     const i64 most_rows = piece(part.wide / lanes_, kMaxRowVectors) * lanes_;
-    const i64 positions = piece(part.across, std::min<i64>(kMaxPositions, kernels_.registers / (most_rows / lanes_)));
+    const i64 positions = piece(part.across, fitting_positions(most_rows / lanes_, kernels_.registers));
     const i64 columns = std::min(kernel, Limits::terms), most_lines = std::max<i64>(Limits::terms / kernel, 1);
     i64 w_offset[Limits::terms], x_tap[Limits::terms], c_offset[kMaxPositions];
     for (i64 q = 0; q < kMaxPositions; ++q) c_offset[q] = q * pitch;

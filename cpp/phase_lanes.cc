@@ -158,7 +158,7 @@ auto PhaseLanes<T>::cut(const Call& call, const Team& team) const -> Cut {
   const i64 all = narrow ? lines_ : vectors;
   double best = std::numeric_limits<double>::infinity();
   for (i64 v = 1; v <= std::min<i64>(kMaxRowVectors, all); ++v) {
-    const i64 across = piece(c.tile[2], std::min<i64>(kMaxPositions, kernels_->registers / v));
+    const i64 across = piece(c.tile[2], fitting_positions(v, kernels_->registers));
     const double tile = static_cast<double>(std::max(v * across, v + across) + 1);
     const double row = tile * static_cast<double>(ceil_div(all, v) * ceil_div(c.tile[2], across));
     if (row >= best) continue;

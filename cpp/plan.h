@@ -21,6 +21,12 @@ struct Limits {
   static constexpr i64 far_bytes = 6 << 20;      // inputs that come from memory or from a cache that cores share
 };
 
+// Whether a call's inputs are so many.
+inline bool reads_far(const Layer& layer, const Call& call, i64 number_bytes) {
+  const i64 inputs = call.batch * layer.groups * layer.cols * call.in[0] * call.in[1] * call.in[2];
+  return inputs * number_bytes >= Limits::far_bytes;
+}
+
 // What the kernels of an instruction set can hold.
 struct Target {
   int lanes, tile_rows, registers, number_bytes;

@@ -24,6 +24,13 @@ constexpr int most_vectors(int rows, int registers) {
   return fit < most ? fit : most;
 }
 
+// Positions whose inputs are broadcast to so many vectors of weights.
+constexpr int kMaxRowVectors = 3;
+constexpr int kMaxPositions = 12;
+constexpr i64 fitting_positions(i64 vectors, i64 registers) {
+  return registers / vectors < kMaxPositions ? registers / vectors : kMaxPositions;
+}
+
 // How many of the vectors that are left are multiplied next: two pieces alike rather than a narrow last one.
 inline i64 next_vectors(i64 left, i64 widest) {
   return left > widest && left < 2 * widest ? (left + 1) / 2 : (left < widest ? left : widest);
@@ -62,9 +69,6 @@ using OutputKernel = void (*)(const Product<T>&, const OutputRows<T>&);
 
 // The same with lanes along rows, for P positions: c[c_offset[q] + r] (+)= sum over taps and columns of
 // w[w_offset[tap] + row r of the column] * x[tap*x_step + q][x_tap[tap] + column*x_stride].
-constexpr int kMaxRowVectors = 3;
-constexpr int kMaxPositions = 12;
-
 template <typename T>
 struct ChannelProduct {
   const T* w;

@@ -56,7 +56,8 @@ void transform_run(const T* x_begin, const T* x, const T* x_end, i64 ahead, cons
   const i64 end = run.before + run.inside;
   const T* from = x + run.source - run.before;
   if (x_begin - x <= run.source - run.before && read <= x_end - from) {
-    for (i64 i = 0; !kFar && i < end; i += L) __builtin_prefetch(from + ahead + i);
+    if constexpr (!kFar)
+      for (i64 i = 0; i < end; i += L) __builtin_prefetch(from + ahead + i);
     if (run.before == 0 && end >= (run.tiles - 1) * kStep + 4)
       transform_row<T, kStep, false, kFar>(from, ahead, run.tiles, 0, 0, to, dst_pitch);
     else
