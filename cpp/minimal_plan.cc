@@ -9,7 +9,8 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kMostPhases = 256, kMostVectors = 6;
+constexpr i64 kMostPhases = 256;
+constexpr i64 kMostVectors = 6;            // of sets in a tile, written channels last; kMostTiles sets otherwise
 constexpr i64 kInputBytes = 1024 << 10;    // transformed inputs of a tile, all channels
 constexpr i64 kProductBytes = 448 << 10;   // products of a chunk of channels
 constexpr i64 kSumBytes = 256 << 10;       // outputs of one channel
@@ -169,8 +170,8 @@ std::optional<MinimalSchedule> plan_minimal(const Layer& layer, const Call& call
   const double cols = static_cast<double>(layer.cols), written = static_cast<double>(steps * layer.rows);
   const double lines = static_cast<double>(packing.lines * columns),
                weight_bytes = rows * cols * static_cast<double>(bytes);
-  i64 most = std::min({kMostVectors, kInputBytes / (packing.lines * layer.cols * lanes * bytes),
-                       kProductBytes / (packing.before.back() * packing.block * lanes * bytes),
+  i64 most = std::min({kMostTiles / lanes, kInputBytes / (packing.lines * layer.cols * lanes * bytes),
+                       kProductBytes / (packing.before.back() * std::min(packing.block, layer.rows) * lanes * bytes),
                        kSumBytes / (steps * lanes * bytes)});
   if (most < 1) return {};
   // Of so many vectors of sets: their inputs, and everything else but the weights.

@@ -156,7 +156,7 @@ struct RowPart {
 struct TileRun {
   i64 place, tiles, before, source, inside;
 };
-constexpr i64 kMostTiles = 128;                           // in a run
+constexpr i64 kMostTiles = 144;                           // in a run
 constexpr i64 kMostTileInputs = 3 * kMostTiles + 4 + 64;  // that they read
 
 template <typename T>
