@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
 from upscore import nn
-from upscore.nn import functional, operators, packing
+from upscore.nn import functional, native, operators, packing
 
 # Importing torch's compiler backend, inductor, defines TorchScript classes.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
@@ -80,6 +81,44 @@ def test_gradients_of_the_gradients() -> None:
 
 
 # --- compilers ---
+
+
+ASKED = [("x",), ("w",), ("bias",), ("x", "w"), ("x", "bias"), ("w", "bias"), ("x", "w", "bias")]
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+@pytest.mark.parametrize("dispatched", [False, True])
+@pytest.mark.parametrize("asked", ASKED, ids=lambda names: "+".join(names))
+def test_only_gradients_that_are_asked_for_are_computed(
+    asked: tuple[str, ...], dispatched: bool, leaf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "_WORTH", 0)
+    computed: list[str] = []
+    for name in ("input_gradient", "weight_gradient"):
+        monkeypatch.setattr(native, name, counted(getattr(native, name), computed))
+    *tensors, _ = operands()
+    leaves = dict(zip(("x", "w", "bias"), tensors, strict=True))
+    x, w, bias = (t if leaf else t * 2 for t in tensors)
+    if dispatched:
+        y = operators.conv_transpose(x, w, bias, [2, 3], [2, 1], [1, 0], [1, 0], 2, False)
+    else:
+        y = functional.conv_transpose2d(x, w, bias, stride=(2, 3), padding=(1, 0), groups=2, dilation=(2, 1))
+    g = torch.ones_like(y)
+    gradients = torch.autograd.grad(y, [leaves[name] for name in asked], g, retain_graph=True)
+    assert set(computed) == {{"x": "input_gradient", "w": "weight_gradient"}[name] for name in asked if name != "bias"}
+    computed.clear()
+    y.backward(g)
+    assert set(computed) == {"input_gradient", "weight_gradient"}
+    for name, one in zip(asked, gradients, strict=True):
+        torch.testing.assert_close(one, leaves[name].grad)
+
+
+def counted(compute: Callable[..., Tensor], computed: list[str]) -> Callable[..., Tensor]:
+    def run(*arguments: Any) -> Tensor:
+        computed.append(compute.__name__)
+        return compute(*arguments)
+
+    return run
 
 
 class Decoder(torch.nn.Module):
