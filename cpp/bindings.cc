@@ -43,7 +43,7 @@ using namespace nb::literals;
 namespace upscore {
 namespace {
 
-constexpr i64 kSlack = 16;               // packed weights are read in whole vectors
+constexpr i64 kSlack = 16;               // packed weights and biases are read in whole vectors
 constexpr std::size_t kSchedules = 192;  // remembered: of layers, sizes, and threads that sleep or are awake
 
 template <typename T>
@@ -131,6 +131,7 @@ class Plan {
     if (bias) {
       require(bias->ndim() == 1 && dim(*bias, 0) == layer_.groups * layer_.rows, "one bias per output channel");
       bias_.assign(bias->data(), bias->data() + bias->size());
+      bias_.resize(bias_.size() + kSlack);
     }
     nb::gil_scoped_release release;
     if (once) once_ = team_of(std::get<4>(*once));
@@ -144,7 +145,7 @@ class Plan {
     if ((way_ = way_of(weights, once))) return;
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
-    if (once && !last) pack_for(*once);
+    if (once && !packing_.vectors) pack_for(*once);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
     pack_weights(layer_, packing_, *kernels_, thread_count(), weights, weights_.data());
     const bool fastest = method == Method::kFastest;
@@ -320,11 +321,11 @@ class Plan {
   // Weights in vectors, if that call is faster then.
   void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, _] = once;
-    const Call call{batch, in, out, lo};
+    const Call call{batch, in, out, lo, last_, last_ && !writes_one()};
     const Team team = *once_;
     const std::shared_ptr<const Schedule> any = schedules_of(call, team).direct;
     Packing standard = std::exchange(packing_, plan_packing(layer_, target_, Order::kVectors));
-    if (packing_.vectors && any) {
+    if (any) {
       const std::shared_ptr<const Schedule> lanes = schedules_of(call, team).direct;
       if (lanes->channel_lanes && lanes->cycles <= any->cycles) return;
     }

@@ -38,7 +38,9 @@ class Task {
     first_row_ = first_row;
     rows_ = rows;
     place(part);
-    pitch_ = rows + kernels_.lanes;  // not a power of two: rows that are turned together lie in different cache sets
+    padded_ = round_up(rows, kernels_.lanes);
+    // Not a power of two: rows that are turned together lie in different cache sets.
+    pitch_ = map_.last ? padded_ : padded_ + kernels_.lanes;
     panel_ = scratch<T>(static_cast<std::size_t>(map_.panel + map_.sums));
     sums_ = panel_ + map_.panel;
     panel_first_ = panel_last_ = 0;
@@ -51,7 +53,10 @@ class Task {
       if (map_.run) multiply_run(block);
       for (const ChannelLanes::Group& group : map_.groups[block.phase]) multiply(group, block);
     }
-    if (!map_.last) write();
+    if (map_.staged)
+      write_run();
+    else if (!map_.last)
+      write();
   }
 
  private:
@@ -93,8 +98,8 @@ class Task {
         if (map_.groups[phase].empty() && !map_.run) continue;
         const PhaseClass& c = taps_of(phase);
         const i64 columns = r.column_last - r.column_first;
-        for (i64 row = 0; row < rows_; row += most) {
-          const i64 rows = std::min(most, rows_ - row);
+        for (i64 row = 0; row < padded_; row += most) {
+          const i64 rows = std::min(most, padded_ - row);
           const T* weights = packed_ + (group_ * layer_.cols + r.column_first) * packing_.per_column +
                              (c.weights + (first_row_ + row) * c.taps) * columns;
           blocks_.push_back({&r, phase, row, rows, weights, rows * c.taps * columns});
@@ -188,11 +193,11 @@ class Task {
     p.x_stride = map_.last ? 1 : map_.image_pitch;
     p.taps = taps.taps;
     p.columns = columns;
-    p.c = map_.last ? y_ + group_ * layer_.rows + first_row_ + block.row : sums_ + block.row;
+    p.c = map_.last && !map_.staged ? y_ + group_ * layer_.rows + first_row_ + block.row : sums_ + block.row;
     p.accumulate = !is_first(block);
     p.bias = bias_ && is_last(block) ? bias_ + group_ * layer_.rows + first_row_ + block.row : nullptr;
-    p.past_caches =
-        map_.last && schedule_.writing.stream && schedule_.reductions.size() == 1 && lies_on_vector(y_, kernels_);
+    p.past_caches = map_.last && !map_.staged && schedule_.writing.stream && schedule_.reductions.size() == 1 &&
+                    lies_on_vector(y_, kernels_);
     return p;
   }
 
@@ -282,8 +287,7 @@ class Task {
     ChannelProduct<T> p = product_of(block, taps);
     if (p.taps == 0 && p.accumulate && !p.bias) return;
     const i64 rest = static_cast<i64>(block.phase);
-    const Size residue{rest / (axis[2].out_step * axis[1].out_step), rest / axis[2].out_step % axis[1].out_step,
-                       rest % axis[2].out_step};
+    const Size residue = residue_of(rest);
     const T *apart[Limits::offsets * kMaxPositions], *first;
     i64 c_apart[kMaxPositions], c_line[kMaxPositions], count = 0;
     auto flush = [&] {
@@ -312,12 +316,12 @@ class Task {
         if (start[t] < 0) inside = std::max(inside, std::min(ceil_div(-start[t], step), length));
         if (start[t] + (length - 1) * step >= axis[2].in) end = std::min(end, ceil_div(axis[2].in - start[t], step));
       }
-      const i64 c = (((s.batch * axis[0].out + s.at[0] * axis[0].out_step + residue[0]) * axis[1].out +
-                      s.at[1] * axis[1].out_step + residue[1]) *
-                         axis[2].out +
-                     s.at[2] * axis[2].out_step + residue[2]) *
-                    out_channels_;
-      const i64 c_step = axis[2].out_step * out_channels_;
+      i64 c = place_of(s, residue), c_step = axis[2].out_step * out_channels_;
+      if (map_.staged) {
+        const i64 phases = static_cast<i64>(schedule_.phases.size());
+        c = (s.place * phases + rest) * pitch_;
+        c_step = phases * pitch_;
+      }
       // Those inside are cut into equal tiles, or full ones, if equal ones would be narrow.
       const i64 wide = inside < end ? piece(end - inside, most) : most;
       const bool equal = 4 * wide >= 3 * most;
@@ -349,12 +353,44 @@ class Task {
     flush();
   }
 
+  Size residue_of(i64 phase) const {
+    const AxisPlan* axis = schedule_.axis;
+    return {phase / (axis[2].out_step * axis[1].out_step), phase / axis[2].out_step % axis[1].out_step,
+            phase % axis[2].out_step};
+  }
+
+  // Where the first of a segment's outputs of a phase lies, channels last.
+  i64 place_of(const Segment& s, const Size& residue) const {
+    const AxisPlan* axis = schedule_.axis;
+    return (((s.batch * axis[0].out + s.at[0] * axis[0].out_step + residue[0]) * axis[1].out +
+             s.at[1] * axis[1].out_step + residue[1]) *
+                axis[2].out +
+            s.at[2] * axis[2].out_step + residue[2]) *
+           out_channels_;
+  }
+
   // How many of a segment's positions have an output in this phase.
   i64 outputs_of(const Segment& s, const Size& residue) const {
     const AxisPlan* axis = schedule_.axis;
     for (std::size_t a = 0; a < 2; ++a)
       if (s.at[a] * axis[a].out_step + residue[a] >= axis[a].out) return 0;
     return std::clamp<i64>(ceil_div(axis[2].out - residue[2], axis[2].out_step) - s.at[2], 0, s.length);
+  }
+
+  // From [position][phase][channel, in whole vectors] to where they belong, channels last.
+  void write_run() {
+    const i64 phases = static_cast<i64>(schedule_.phases.size());
+    T* const y = y_ + group_ * layer_.rows + first_row_;
+    parts_.clear();
+    for (const Segment& s : segments_)
+      for (i64 phase = 0; phase < phases; ++phase) {
+        const Size residue = residue_of(phase);
+        const i64 to = place_of(s, residue);
+        for (i64 i = 0, count = outputs_of(s, residue); i < count; ++i)
+          parts_.push_back({((s.place + i) * phases + phase) * pitch_, 0, rows_,
+                            to + i * schedule_.axis[2].out_step * out_channels_});
+      }
+    kernels_.copy_rows(sums_, parts_.data(), static_cast<i64>(parts_.size()), y);
   }
 
   // From [image or row][output][channel] to [channel][output].
@@ -395,12 +431,14 @@ class Task {
   const bool far_;  // inputs come from memory, at steps that it does not foresee
   Size first_{};
   i64 image_ = 0, images_ = 1;
-  i64 group_ = 0, first_row_ = 0, rows_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0, panel_last_ = 0;
+  i64 group_ = 0, first_row_ = 0, rows_ = 0, padded_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0,
+      panel_last_ = 0;
   T *panel_ = nullptr, *sums_ = nullptr;
   const char* ahead_ = nullptr;
   i64 ahead_step_ = 0;
   std::vector<Block> blocks_;
   std::vector<Segment> segments_;
+  std::vector<RowPart> parts_;
 };
 
 }  // namespace

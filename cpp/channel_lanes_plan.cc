@@ -111,20 +111,21 @@ double idle(i64 all, i64 tasks) {
   const i64 threads = std::max<i64>(tasks / kTasksOfThread, 1);
   return turns(all, threads) * static_cast<double>(threads) / static_cast<double>(all);
 }
-constexpr double kTurn = 0.4;   // to turn a number
-constexpr double kFetch = 0.1;  // for a byte that does not come from a core's own caches
+constexpr double kTurn = 0.4;    // to turn a number
+constexpr double kStaged = 0.3;  // to write a number where it belongs
+constexpr double kFetch = 0.1;   // for a byte that does not come from a core's own caches
 
-bool allowed(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
-             const Schedule& schedule, i64 unit) {
+bool allowed(const Call& call, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
   const bool whole = packing.vectors || (!call.reads_last && packing.tile_rows == target.tile_rows);
-  return !packing.fused && whole && layer.rows % unit == 0 && unit <= kMaxRowVectors * target.lanes &&
+  return !packing.fused && whole && packing.rows % unit == 0 && unit <= kMaxRowVectors * target.lanes &&
          schedule.positions > 0;
 }
 
 std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, const Packing& packing,
                                         const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (!allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
+  if (!allowed(call, packing, target, schedule, unit)) return std::nullopt;
+  if (call.reads_last && packing.rows > layer.rows) return std::nullopt;
   ChannelLanes map;
   i64 in = 1;
   map.outputs = 1;
@@ -134,7 +135,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
 
   // So many images at once that they leave room for the sums of some vectors of channels, and share a pass over the
   // weights; fewer, where that leaves more channels to a task.
-  const i64 rows = std::min(layer.rows, kMaxRowVectors * unit);
+  const i64 rows = std::min(packing.rows, kMaxRowVectors * unit);
   const i64 panel = (Limits::panel_bytes / ((in + 1) * bytes) - lanes) / packing.columns;
   const i64 sums = Limits::sum_bytes / (map.outputs * (rows + lanes) * bytes);
   if (panel < 1) return std::nullopt;
@@ -154,7 +155,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
   auto with_zeros = [&](std::size_t phase) {
     return groups[phase].size() > 1 ? cost(together[phase]) : std::numeric_limits<double>::infinity();
   };
-  const i64 weights = layer.taps() * layer.rows * layer.cols * bytes;
+  const i64 weights = layer.taps() * packing.rows * layer.cols * bytes;
   std::optional<ChannelLanes> best;
   double soonest = 0;
   for (i64 images = most; images > 0; images /= 2) {
@@ -162,18 +163,18 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     map.image_pitch = map.images <= lanes ? map.images : round_up(map.images, lanes);
     const i64 outputs = map.outputs * map.images;
     map.parts = ceil_div(call.batch, map.images);
-    const i64 fit = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
+    const i64 fit = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, packing.rows);
     for (i64 chunk = fit; chunk > 0; chunk = chunk > unit ? std::max(unit, chunk / 2 / unit * unit) : 0) {
-      map.chunk = round_up(piece(layer.rows, chunk), unit);
+      map.chunk = round_up(piece(packing.rows, chunk), unit);
       map.vectors = row_vectors(map.chunk, unit, lanes);
       map.positions =
           std::min(map.vectors == 1 ? kMostApart : kMaxPositions, fitting_positions(map.vectors, target.registers));
       map.sums = outputs * (map.chunk + lanes);
-      const i64 chunks = ceil_div(layer.rows, map.chunk);
+      const i64 chunks = ceil_div(packing.rows, map.chunk);
       map.cycles = 0;
       for (std::size_t phase = 0; phase < groups.size(); ++phase)
         map.cycles += std::min(with_zeros(phase), apart(phase));
-      map.cycles *= static_cast<double>(map.parts * (layer.rows / lanes));
+      map.cycles *= static_cast<double>(map.parts * (packing.rows / lanes));
       if (weights > kFarWeights) map.cycles += kFetch * static_cast<double>(weights * (map.parts - 1));
       if (!call.reads_last) map.cycles += kTurn * static_cast<double>(call.batch * in * layer.cols * chunks);
       const double time = map.cycles * idle(map.parts * layer.groups * chunks, tasks);
@@ -229,7 +230,7 @@ ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const L
 std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call, const Packing& packing,
                                             const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (schedule.phases.size() > 1 || !allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
+  if (schedule.phases.size() > 1 || !allowed(call, packing, target, schedule, unit)) return std::nullopt;
   const AxisPlan* axis = schedule.axis;
   ChannelLanes map;
   // Whole vectors of channels are turned: those of several reductions, if one has fewer.
@@ -260,19 +261,19 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
     r.inputs = {layer.kernel[0], (r.down - 1) * axis[1].in_step + extent[1], wide};
     const i64 outputs = r.across * r.down;
     const i64 parts = call.batch * call.out[0] * r.per_row * r.per_column;
-    i64 chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, layer.rows);
-    while (chunk > unit && parts * layer.groups * ceil_div(layer.rows, chunk) < tasks)
+    i64 chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, packing.rows);
+    while (chunk > unit && parts * layer.groups * ceil_div(packing.rows, chunk) < tasks)
       chunk = std::max(unit, chunk / 2 / unit * unit);
-    chunk = round_up(piece(layer.rows, chunk), unit);
+    chunk = round_up(piece(packing.rows, chunk), unit);
     const i64 vectors = row_vectors(chunk, unit, lanes);
     const i64 positions = fitting_positions(vectors, target.registers);
     const double inputs =
         static_cast<double>(r.inputs[0] * r.inputs[1] * std::max(wide, lanes) * round_up(layer.cols, lanes));
     const double turned =
-        inputs * static_cast<double>(ceil_div(layer.rows, chunk)) + static_cast<double>(outputs * layer.rows);
+        inputs * static_cast<double>(ceil_div(packing.rows, chunk)) + static_cast<double>(outputs * packing.rows);
     const double all =
         static_cast<double>(parts) * (cycles(packing, layer.cols, outputs, layer.taps(), positions, vectors) *
-                                          static_cast<double>(layer.rows / lanes) +
+                                          static_cast<double>(packing.rows / lanes) +
                                       kTurn * turned);
     if (map.rectangle && all >= map.cycles) continue;
     map.rectangle = r;
@@ -296,25 +297,26 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
 std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, const Packing& packing,
                                       const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (!allowed(layer, call, packing, target, schedule, unit)) return std::nullopt;
+  if (!allowed(call, packing, target, schedule, unit)) return std::nullopt;
   i64 dense = 1, phases = 1, taps = 0;  // inputs or outputs of a position
   for (const AxisPlan& axis : schedule.axis) {
     dense *= axis.in_step;
     phases *= axis.out_step;
   }
   for (const PhaseTaps& phase : schedule.phases) taps += static_cast<i64>(phase.offset_of.size());
-  const bool adds = schedule.reductions.size() > 1;
+  const bool adds = schedule.reductions.size() > 1, staged = packing.rows > layer.rows;
   const i64 room = Limits::panel_bytes / (packing.columns * dense * bytes);
   std::optional<ChannelLanes> best;
-  for (i64 chunks = 1; chunks <= layer.rows / unit; chunks *= 2) {
+  for (i64 chunks = 1; chunks <= packing.rows / unit; chunks *= 2) {
     ChannelLanes map;
     map.last = true;
+    map.staged = staged;
     map.panel = packing.columns;
-    map.chunk = round_up(piece(layer.rows, ceil_div(layer.rows, chunks)), unit);
+    map.chunk = round_up(piece(packing.rows, ceil_div(packing.rows, chunks)), unit);
     map.vectors = row_vectors(map.chunk, unit, lanes);
     map.positions = fitting_positions(map.vectors, target.registers);
-    const i64 fit = adds ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
-    const i64 cuts = ceil_div(layer.rows, map.chunk) * layer.groups;
+    const i64 fit = adds || staged ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
+    const i64 cuts = ceil_div(packing.rows, map.chunk) * layer.groups;
     const i64 row = schedule.axis[2].positions;
     for (i64 most = std::clamp<i64>(fit, map.positions, schedule.positions);; most /= 2) {
       map.run = piece(schedule.positions, std::max(most, map.positions));
@@ -324,14 +326,19 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
       for (const PhaseTaps& phase : schedule.phases)
         work +=
             cycles(packing, layer.cols, map.run, static_cast<i64>(phase.offset_of.size()), map.positions, map.vectors);
-      work *= static_cast<double>(layer.rows / lanes * map.parts);
+      work *= static_cast<double>(packing.rows / lanes * map.parts);
       const i64 all = map.parts * cuts;
       const double idle = static_cast<double>(round_up(all, tasks)) / static_cast<double>(all);
-      const double weights = static_cast<double>(taps * layer.rows * layer.cols * (map.parts - 1));
+      const double weights = static_cast<double>(taps * packing.rows * layer.cols * (map.parts - 1));
       const double inputs =
-          static_cast<double>(schedule.positions * dense * layer.cols * (ceil_div(layer.rows, map.chunk) - 1));
+          static_cast<double>(schedule.positions * dense * layer.cols * (ceil_div(packing.rows, map.chunk) - 1));
+      if (staged) {
+        map.sums = map.run * phases * map.chunk;
+        work += kStaged * static_cast<double>(schedule.positions * phases * packing.rows);
+      }
       map.cycles = work * idle + kFetch * static_cast<double>(bytes) * (weights + inputs);
-      if (!best || map.cycles < best->cycles) best = map;
+      const bool fits = map.sums * bytes <= 2 * Limits::sum_bytes;
+      if (fits && (!best || map.cycles < best->cycles)) best = map;
       if (most <= map.positions) break;
     }
   }

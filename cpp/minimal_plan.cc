@@ -16,7 +16,7 @@ constexpr i64 kProductBytes = 448 << 10;   // products of a chunk of channels
 constexpr i64 kSumBytes = 256 << 10;       // outputs of one channel
 constexpr i64 kLastSumBytes = 800 << 10;   // of all channels, where they are written next to each other;
 constexpr i64 kFewInputBytes = 512 << 10;  // inputs then
-constexpr i64 kTurnedBytes = 192 << 10;    // inputs of a tile that are turned together
+constexpr i64 kTurnedBytes = 288 << 10;    // inputs of a tile that are turned together
 constexpr i64 kTerms = 256;                // in registers: fewer than directly, for the transforms cost accuracy
 constexpr i64 kSlack = 4096;               // reads may pass the end
 

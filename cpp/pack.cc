@@ -39,11 +39,12 @@ class PackedRows {
         taps_(layer.taps()),
         row_stride_(layer.transposed ? taps_ : layer.cols * taps_),
         column_stride_(layer.transposed ? layer.rows * taps_ : taps_),
-        height_(std::min<i64>(packing.tile_rows, layer.rows * phases_ - first)),
+        height_(std::min<i64>(packing.tile_rows, packing.rows * phases_ - first)),
+        exist_(std::min(height_, layer.rows * phases_ - first)),
         w_(w),
         end_(end),
         packed_(packed) {
-    for (i64 r = 0; r < height_; ++r) rows_[r] = split(layer, packing, phases_, first + r);
+    for (i64 r = 0; r < exist_; ++r) rows_[r] = split(layer, packing, phases_, first + r);
   }
 
   void pack() const {
@@ -69,7 +70,7 @@ class PackedRows {
       for (i64 column = 0; column < columns; column += together) {
         const i64 count = std::min(together, columns - column);
         const T* from = w_ + first_ * row_stride_ + (block + column) * column_stride_;
-        kernels_.transpose(from, end_, row_stride_, height_, count * taps_, nullptr, turned, pitch);
+        kernels_.transpose(from, end_, row_stride_, exist_, count * taps_, nullptr, turned, pitch);
         for (const PhaseClass& c : packing_.classes) {
           T* to = place_of(c, block, columns) + column * height_;
           for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
@@ -93,18 +94,19 @@ class PackedRows {
       const i64 block = column / packing_.columns * packing_.columns;
       const i64 columns = std::min(packing_.columns, layer_.cols - block);
       const T* source[kMaxPackedRows];
-      for (i64 r = 0; r < height_; ++r) source[r] = w_ + column * column_stride_ + rows_[r].channel * row_stride_;
+      for (i64 r = 0; r < exist_; ++r) source[r] = w_ + column * column_stride_ + rows_[r].channel * row_stride_;
       for (const PhaseClass& c : packing_.classes) {
         T* to = place_of(c, block, columns) + (column - block) * height_;
         if (phases_ == 1) {
           for (i64 place = 0; place < c.taps; ++place, to += columns * height_) {
             const i64 tap = c.tap[static_cast<std::size_t>(place)];
-            for (i64 r = 0; r < height_; ++r) to[r] = source[r][tap];
+            for (i64 r = 0; r < exist_; ++r) to[r] = source[r][tap];
+            std::fill(to + exist_, to + height_, T(0));
           }
           continue;
         }
         for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
-          for (i64 r = 0; r < height_; ++r) {
+          for (i64 r = 0; r < exist_; ++r) {
             const i64 tap = c.tap[static_cast<std::size_t>(rows_[r].phase * c.taps + place)];
             to[r] = tap < 0 ? T(0) : source[r][tap];
           }
@@ -115,7 +117,8 @@ class PackedRows {
   const Layer& layer_;
   const Packing& packing_;
   const Kernels<T>& kernels_;
-  const i64 first_, phases_, taps_, row_stride_, column_stride_, height_;
+  const i64 first_, phases_, taps_, row_stride_, column_stride_;
+  const i64 height_, exist_;  // rows of the tile, and those of the layer among them
   const T *const w_, *const end_;
   T* const packed_;
   Row rows_[kMaxPackedRows];
@@ -126,7 +129,7 @@ class PackedRows {
 template <typename T>
 void pack_weights(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
                   T* packed) {
-  const i64 phases = packing.classes[0].phases, blocks = ceil_div(layer.rows * phases, packing.tile_rows);
+  const i64 phases = packing.classes[0].phases, blocks = ceil_div(packing.rows * phases, packing.tile_rows);
   const i64 group = layer.rows * layer.cols * layer.taps();
   if (layer.groups * group < (1 << 16)) threads = 1;
   parallel_for(layer.groups * blocks, threads, [&](i64 task) {
@@ -146,11 +149,12 @@ void unpack_weights(const Layer& layer, const Packing& packing, const T* packed,
     for (i64 block = 0; block < layer.cols; block += packing.columns) {
       const i64 columns = std::min(packing.columns, layer.cols - block);
       for (const PhaseClass& c : packing.classes)
-        for (i64 first = 0; first < layer.rows * c.phases; first += packing.tile_rows) {
-          const i64 height = std::min<i64>(packing.tile_rows, layer.rows * c.phases - first);
+        for (i64 first = 0; first < packing.rows * c.phases; first += packing.tile_rows) {
+          const i64 height = std::min<i64>(packing.tile_rows, packing.rows * c.phases - first);
           for (i64 place = 0; place < c.taps; ++place)
             for (i64 column = block; column < block + columns; ++column)
               for (i64 r = first; r < first + height; ++r, ++packed) {
+                if (r >= layer.rows * c.phases) continue;
                 const Row row = split(layer, packing, c.phases, r);
                 const i64 tap = c.tap[static_cast<std::size_t>(row.phase * c.taps + place)];
                 if (tap >= 0) w[row.channel * row_stride + column * column_stride + tap] = *packed;

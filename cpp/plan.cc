@@ -46,7 +46,8 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   std::vector<AxisPhase> axis[kAxes];
   if (layer.transposed)
     for (int a = 0; a < kAxes; ++a) packing.phases *= layer.stride[a];
-  packing.vectors = order != Order::kAny && layer.rows % target.lanes == 0;
+  packing.vectors = order == Order::kVectors || (order == Order::kLast && layer.rows % target.lanes == 0);
+  packing.rows = packing.vectors ? round_up(layer.rows, i64{target.lanes}) : layer.rows;
   packing.fused = !packing.vectors && worth_fusing(layer, target, packing.phases);
   const i64 vector_bytes = target.lanes * target.number_bytes;
   packing.by_phase = order == Order::kLast && packing.fused && writes_together(layer) &&
@@ -84,7 +85,7 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   i64 most_taps = 1;
   for (PhaseClass& c : packing.classes) {
     c.weights = packing.per_column;
-    packing.per_column += c.taps * layer.rows * c.phases;
+    packing.per_column += c.taps * packing.rows * c.phases;
     most_taps = std::max(most_taps, c.taps);
   }
   packing.columns = std::clamp<i64>(Limits::terms / std::min(most_taps, Limits::offsets), 1, layer.cols);

@@ -48,6 +48,7 @@ struct Packing {
   bool vectors = false;   // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
   bool by_phase = false;  // fused rows are ordered by phase, not by channel, for writing channels last
   int tile_rows = 1;
+  i64 rows = 0;     // of a group: the layer's, with zeros behind them up to a whole vector, if tiles are vectors
   i64 phases = 1;   // of the whole layer: the product of the strides
   i64 columns = 1;  // in a block: with a class's taps, what is summed in registers in one go
   std::vector<PhaseClass> classes;
