@@ -60,14 +60,25 @@ def _no_room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
     return MemoryError(f"no room for an output of shape {shape}, {gigabytes:.1f} GiB")
 
 
+class _Terms(NamedTuple):
+    """What the engine computes with, of the axes that it computes natively."""
+
+    stride: list[int]
+    dilation: list[int]
+    lo: list[int]
+
+
 @functools.lru_cache(maxsize=256)
-def _check_range(geometry: Geometry, coarse: tuple[int, ...]) -> None:
+def _native_terms(geometry: Geometry, coarse: tuple[int, ...]) -> _Terms:
     """The engine counts in 64 bits: every coordinate that the ``coarse`` side reaches must fit."""
     for n, s, e, (lo, hi) in zip(coarse, geometry.stride, geometry.extent, geometry.crop, strict=True):
         reach = {"stride": n * s, "dilation": e, "padding": max(lo, hi, 0), "output_size": max(-lo, -hi, 0)}
         if sum(reach.values()) >= _LIMIT:
             name = next(name for name in reach if reach[name] >= _LIMIT // 4)
             raise ArgumentError(name, "coordinates below 2^62", reach[name], f"{name}=2")
+    lead = max(geometry.rank - NATIVE_RANK, 0)
+    crop = tuple(before for before, _ in geometry.crop[lead:])
+    return _Terms(_three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1), _three(crop, 0))
 
 
 def _three(values: tuple[int, ...], fill: int) -> list[int]:
@@ -112,17 +123,15 @@ class Packed:
         last: bool = False,
         once: tuple[int, tuple[int, ...], tuple[int, ...], int] | None = None,
     ) -> None:
-        _check_range(geometry, (1,) * geometry.rank)
+        stride, dilation, lo = _native_terms(geometry, (1,) * geometry.rank)
         self.adjoint, self.groups, self.dtype = adjoint, groups, w.dtype
         self.channels = w.shape[0] if adjoint else w.shape[1] * groups
         make = _engine.PlanF32 if w.dtype == np.float32 else _engine.PlanF64
         lead = geometry.rank - NATIVE_RANK
-        stride, dilation = _three(geometry.stride[-3:], 1), _three(geometry.dilation[-3:], 1)
         self._bias, self._last = bias, last
         # The last call channels first, and that channels last: the next one is often like it.
         self._known: list[tuple[tuple[Any, ...], _Call] | None] = [None, None]
         if lead <= 0:
-            lo = _three(tuple(before for before, _ in geometry.crop), 0)
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
                 once = None  # what no machine can hold is refused where its memory is asked for
             call = once and (once[0], *self._sizes(once[1], once[2]), lo, once[3] or _engine.thread_count())
@@ -165,8 +174,8 @@ class Packed:
         known = self._known[last]
         if known and known[0] == question:
             return known[1]
-        _check_range(geometry, size if self.adjoint else input_size)
-        lo, (n, o) = _three(tuple(before for before, _ in geometry.crop), 0), self._sizes(input_size, size)
+        lo = _native_terms(geometry, size if self.adjoint else input_size).lo
+        n, o = self._sizes(input_size, size)
         able = geometry.rank <= NATIVE_RANK and _can_be_held((batch, self.channels, *size), self.dtype)
         asked = able and (last or self._last)
         reads, writes = self._plan.channels_last(batch, n, o, lo, threads) if asked else (False, False)
@@ -221,13 +230,13 @@ class Packed:
         if geometry.rank > NATIVE_RANK:
             lead = geometry.rank - NATIVE_RANK
             return f"rank {geometry.rank}: loops over the first {lead} axes around a native 3-D plan"
-        lo = _three(tuple(lo for lo, _ in geometry.crop), 0)
-        return self._plan.why(batch, _three(input_size, 1), _three(size, 1), lo, _engine.thread_count())
+        lo = _native_terms(geometry, size if self.adjoint else input_size).lo
+        return self._plan.why(batch, *self._sizes(input_size, size), lo, _engine.thread_count())
 
     def _run_leading(self, x: Array, geometry: Geometry, y: Array, threads: int) -> None:
         lead = geometry.rank - NATIVE_RANK
         y[...] = 0 if self._bias is None else self._bias.reshape(-1, *(1,) * geometry.rank)
-        lo = [a for a, _ in geometry.crop[lead:]]
+        lo = _native_terms(geometry, (1,) * geometry.rank).lo
         coarse, dense = (y, x) if self.adjoint else (x, y)
         for tap, plan in self._taps.items():
             picks = _meeting(geometry, tap, coarse.shape, dense.shape)
@@ -260,12 +269,10 @@ def weight_gradient(
     of up to three axes. ``kernel_channels`` is C_out/groups; ``method`` as in :class:`Packed`.
     """
     coarse, channels = (x.shape[1:-1], x.shape[-1]) if x_last else (x.shape[2:], x.shape[1])
-    _check_range(geometry, coarse)
+    stride, dilation, lo = _native_terms(geometry, coarse)
     threads = threads or _engine.thread_count()
     grad_w = empty((channels, kernel_channels, *geometry.kernel), x.dtype)
     lead = max(geometry.rank - NATIVE_RANK, 0)
-    stride, dilation = _three(geometry.stride[lead:], 1), _three(geometry.dilation[lead:], 1)
-    lo = _three(tuple(a for a, _ in geometry.crop[lead:]), 0)
     if lead == 0:
         _engine.weight_gradient(x, grad_y, grad_w, stride, dilation, lo, groups, method, threads, x_last, grad_last)
         return grad_w

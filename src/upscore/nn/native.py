@@ -149,4 +149,5 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Te
     numbers = engine.weight_gradient(
         first, second, geometry, groups, share, threads, x_last=x_last, grad_last=grad_last
     )
-    return torch.from_numpy(numbers).to(x.dtype)
+    w = torch.from_numpy(numbers)
+    return w if w.dtype is x.dtype else w.to(x.dtype)

@@ -134,7 +134,7 @@ def _save_conv_transpose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
 
 def _conv_transpose_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
-    of_x, of_w, of_bias = _wanted(ctx, x.numel() * w[0].numel())
+    of_x, of_w, of_bias = _wanted(ctx, x.numel() * w.numel() / max(w.shape[0], 1))
     return (
         input_gradient(g, w, *ctx.geometry) if of_x else None,
         weight_gradient(x, g, w.shape[2:], *ctx.geometry) if of_w else None,
@@ -249,7 +249,7 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         geometry, groups = ctx.geometry, ctx.groups
-        of_x, of_w, of_bias = _wanted(ctx, x.numel() * w[0].numel())
+        of_x, of_w, of_bias = _wanted(ctx, x.numel() * w.numel() / max(w.shape[0], 1))
         if torch.is_grad_enabled() or not native.is_plain(g, w, None):
             before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
             terms = list(geometry.stride), list(geometry.dilation), before, after, groups
