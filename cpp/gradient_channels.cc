@@ -11,11 +11,15 @@ namespace {
 
 constexpr i64 kGradientBytes = 512 << 10;  // of the output's gradient, channels last, around one tile
 constexpr i64 kColumns = 256;              // input channels of a task
+constexpr double kPartial =
+    1.08;  // times as much, joined, where channels do not fill vectors: or it is chosen too often
 
 template <typename T>
 class Multiplied final : public WeightGradient<T> {
  public:
-  explicit Multiplied(const GradientInputs<T>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
+  // Vectors are channels of one tap; or, `joined`, of all taps of a row, which lie behind each other if no room is left
+  // between pixels.
+  Multiplied(const GradientInputs<T>& inputs, bool joined) : in_(inputs), tiles_(in_.layer, in_.call) {
     const Layer& layer = in_.layer;
     const Call& call = in_.call;
     const i64 lanes = in_.kernels.lanes, bytes = sizeof(T);
@@ -23,12 +27,19 @@ class Multiplied final : public WeightGradient<T> {
     const i64 vectors = ceil_div(layer.rows, lanes);
     vectors_ = ceil_div(vectors, ceil_div(vectors, widest));
     taps_ = layer.taps();
+    if (joined) {
+      // Whole vectors are turned, and what is too much of the last one is written over by the next pixel.
+      const bool turns = layer.rows <= lanes || layer.rows % lanes == 0;
+      if (layer.kernel[2] == 1 || layer.dilation[2] > 1 || !turns) return;
+      joined_ = layer.kernel[2];
+      vectors_ = vectors;
+    }
     const i64 high_extent = tiles_.extent(1), wide_extent = tiles_.extent(2);
     // The tile: positions of one row, then rows, then images, while the gradient around them fits and the terms
     // summed in registers are few enough to be exact.
     for (;; --vectors_) {
-      if (vectors_ == 0) return;
-      const i64 room = kGradientBytes / (vectors_ * lanes * bytes * layer.kernel[0]);
+      if (vectors_ == 0 || (joined && vectors_ < vectors)) return;
+      const i64 room = kGradientBytes / ((joined ? layer.rows : vectors_ * lanes) * bytes * layer.kernel[0]);
       if (wide_extent > room || high_extent > room / wide_extent) continue;
       tiles_.across =
           std::min({call.in[2], Limits::terms / 2, (room / high_extent - wide_extent) / layer.stride[2] + 1});
@@ -43,21 +54,25 @@ class Multiplied final : public WeightGradient<T> {
       break;
     }
     const i64 step = in_.kernels.tile_rows;
-    const i64 columns = Limits::sum_bytes / (taps_ * vectors_ * lanes * bytes) / step * step;
+    tiles_.row_chunk = joined ? layer.rows : vectors_ * lanes;
+    const i64 run = round_up(joined_ * tiles_.row_chunk, lanes);  // numbers
+    const i64 columns = Limits::sum_bytes / (taps_ / joined_ * run * bytes) / step * step;
     if (columns < step) return;
     tiles_.column_chunk = std::min({kColumns, columns, ceil_div(layer.cols, step) * step});
-    tiles_.row_chunk = vectors_ * lanes;
     this->tasks = tiles_.parts();
     this->tiles = tiles_.tiles();
     const double columns_read = static_cast<double>(ceil_div(layer.cols, step) * step);
     const double outputs = static_cast<double>(layer.stride[0]) * static_cast<double>(layer.stride[1]) *
                            static_cast<double>(layer.stride[2]);
-    const double product = vectors_ == 1 ? 0.56 : 0.5;  // a single vector waits for its loads
-    this->cost = columns_read * static_cast<double>(taps_ * tiles_.row_chunks() * vectors_) * product +
-                 static_cast<double>(tiles_.column_chunks() * tiles_.row_chunks() * tiles_.row_chunk) * outputs / 3 +
-                 static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 + kTurnedSum * in_.numbers_per_position();
+    const double product = run == lanes ? 0.56 : 0.5;  // a single vector waits for its loads
+    this->cost = columns_read * static_cast<double>(taps_ / joined_ * tiles_.row_chunks() * run / lanes) * product +
+                 static_cast<double>(tiles_.column_chunks() * tiles_.row_chunks() * vectors_ * lanes) * outputs / 3 +
+                 static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 +
+                 (joined ? 3 : 1) * kTurnedSum * in_.numbers_per_position();
+    if (joined && layer.rows % lanes != 0) this->cost *= kPartial;
+    if (joined && call.reads_last) this->cost += static_cast<double>(tiles_.row_chunks() * layer.cols);
     usable_ = true;
-    if (!call.reads_last || !call.writes_last || layer.rows % lanes != 0 || layer.cols < kFewest) return;
+    if (joined || !call.reads_last || !call.writes_last || layer.rows % lanes != 0 || layer.cols < kFewest) return;
     products_ = piece(tiles_.column_chunk, fitting_positions(vectors_, in_.kernels.registers));
     const i64 calls = taps_ * tiles_.row_chunks() * ceil_div(layer.cols, products_);
     const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images);
@@ -72,12 +87,13 @@ class Multiplied final : public WeightGradient<T> {
   void compute(i64 task, i64 first_tile, i64 last_tile, T* grad_w) const override {
     const Layer& layer = in_.layer;
     const Part part = tiles_.part(task);
-    const i64 width = width_of(part);
-    const i64 gradients = in_place_ ? 0 : tiles_.images * layer.kernel[0] * tiles_.tall() * tiles_.wide() * width;
-    const i64 sums = taps_ * part.columns * width;
-    T* gradient = scratch<T>(static_cast<std::size_t>(gradients + sums +
-                                                      tiles_.images * tiles_.down * tiles_.across * part.columns +
-                                                      in_.kernels.tile_rows * in_.kernels.lanes));
+    const i64 width = width_of(part), run = run_of(part), lanes = in_.kernels.lanes;
+    const i64 gradients =
+        in_place_ ? 0 : tiles_.images * layer.kernel[0] * tiles_.tall() * tiles_.wide() * width + lanes;
+    const i64 sums = taps_ / joined_ * part.columns * run;
+    const i64 copied = std::max(tiles_.images * tiles_.down * tiles_.across * part.columns,
+                                joined_ > 1 ? taps_ * part.rows : 0);  // inputs; a column's weights in the end
+    T* gradient = scratch<T>(static_cast<std::size_t>(gradients + sums + copied + in_.kernels.tile_rows * lanes));
     T* sum = gradient + gradients;
     T* inputs = sum + sums;
     std::fill_n(sum, sums, T(0));
@@ -99,15 +115,20 @@ class Multiplied final : public WeightGradient<T> {
                          });
       multiply(part, at, inputs, gradient, sum);
     }
-    // sum[tap][column][row] -> grad_w[column][row][tap]
+    // sum[tap][column][row], or [row of taps][column][tap][row] -> grad_w[column][row][tap]
     for (i64 c = 0; c < part.columns; ++c) {
       T* out = grad_w + (((part.group * layer.cols + part.column + c) * layer.rows) + part.row) * taps_;
-      const T* from = sum + c * width;
-      const i64 pitch = part.columns * width;
+      const T *from = sum + c * run, *end = sum + sums;
+      i64 pitch = part.columns * run;
+      if (joined_ > 1) {
+        for (i64 tap = 0; tap < taps_; tap += joined_)
+          std::copy_n(from + tap / joined_ * pitch, joined_ * part.rows, inputs + tap * part.rows);
+        from = inputs, end = inputs + taps_ * part.rows, pitch = part.rows;
+      }
       // A vector of taps is written, and the next row writes over what is too much: the last ones are turned by hand.
-      const i64 lanes = in_.kernels.lanes, vectors = taps_ < lanes ? taps_ : taps_ / lanes * lanes;
+      const i64 vectors = taps_ < lanes ? taps_ : taps_ / lanes * lanes;
       const i64 rows = taps_ < lanes ? std::max<i64>(part.rows - ceil_div(lanes, taps_), 0) : part.rows;
-      if (rows > 0) in_.kernels.transpose(from, sum + sums, pitch, vectors, rows, nullptr, out, taps_);
+      if (rows > 0) in_.kernels.transpose(from, end, pitch, vectors, rows, nullptr, out, taps_);
       for (i64 r = 0; r < part.rows; ++r)
         for (i64 t = r < rows ? vectors : 0; t < taps_; ++t) out[r * taps_ + t] = from[t * pitch + r];
     }
@@ -117,7 +138,9 @@ class Multiplied final : public WeightGradient<T> {
   using Part = GradientTiles::Part;
   using Tile = GradientTiles::Tile;
 
-  i64 width_of(const Part& part) const { return round_up(part.rows, in_.kernels.lanes); }
+  // From one pixel of the turned gradient to the next, and what is multiplied together, in whole vectors.
+  i64 width_of(const Part& part) const { return joined_ > 1 ? part.rows : round_up(part.rows, in_.kernels.lanes); }
+  i64 run_of(const Part& part) const { return round_up(joined_ * part.rows, in_.kernels.lanes); }
 
   // gradient[image][tap of the first axis][row][column][channel]: all that the tile's taps can reach, zeros
   // outside of the output.
@@ -150,14 +173,15 @@ class Multiplied final : public WeightGradient<T> {
 
   void multiply(const Part& part, const Tile& at, const T* inputs, const T* gradient, T* sum) const {
     const Layer& layer = in_.layer;
-    const i64 width = width_of(part), line = tiles_.wide() * width, slab = tiles_.tall() * line;
+    const i64 width = width_of(part), run = run_of(part), line = tiles_.wide() * width, slab = tiles_.tall() * line;
     i64 offset[kLines];
     for (i64 n = 0; n < at.images; ++n)
       for (i64 r = 0; r < at.down; ++r)
         offset[n * at.down + r] = n * layer.kernel[0] * slab + r * layer.stride[1] * line;
-    const i64 lines = at.images * at.down;
+    const i64 lines = at.images * at.down, lanes = in_.kernels.lanes;
     for (i64 c = 0; c < part.columns; c += in_.kernels.tile_rows) {
       const i64 height = std::min<i64>(in_.kernels.tile_rows, part.columns - c);
+      const i64 widest = most_vectors(static_cast<int>(height), in_.kernels.registers);
       Product<T> p;
       p.w = inputs + c * lines * at.across;
       p.w_tap_stride = at.across * height;
@@ -167,15 +191,20 @@ class Multiplied final : public WeightGradient<T> {
       p.x_vector = in_.kernels.lanes;
       p.taps = lines;
       p.columns = at.across;
-      p.c_stride = width;
+      p.c_stride = run;
       p.accumulate = true;
-      i64 tap = 0;
+      T* to = sum + c * run;
       for (i64 tz = 0; tz < layer.kernel[0]; ++tz)
         for (i64 ty = 0; ty < layer.kernel[1]; ++ty)
-          for (i64 tx = 0; tx < layer.kernel[2]; ++tx, ++tap) {
-            p.x = gradient + tz * slab + ty * layer.dilation[1] * line + tx * layer.dilation[2] * width;
-            p.c = sum + (tap * part.columns + c) * width;
-            in_.kernels.product[height][width / in_.kernels.lanes](p);
+          for (i64 tx = 0; tx < layer.kernel[2]; tx += joined_, to += part.columns * run) {
+            const T* const from = gradient + tz * slab + ty * layer.dilation[1] * line + tx * layer.dilation[2] * width;
+            for (i64 v = 0, all = run / lanes; v < all;) {
+              const i64 n = next_vectors(all - v, widest);
+              p.x = from + v * lanes;
+              p.c = to + v * lanes;
+              in_.kernels.product[height][n](p);
+              v += n;
+            }
           }
     }
   }
@@ -198,6 +227,7 @@ class Multiplied final : public WeightGradient<T> {
   GradientTiles tiles_;
   bool in_place_ = false;  // both operands are read as they lie
   i64 vectors_ = 1, taps_ = 1, products_ = 1;
+  i64 joined_ = 1;  // taps whose channels are multiplied together
   bool usable_ = false;
 };
 
@@ -206,9 +236,12 @@ class Multiplied final : public WeightGradient<T> {
 template <typename T>
 std::unique_ptr<WeightGradient<T>> gradient_channels(const GradientInputs<T>& inputs) {
   if (inputs.call.batch == 0) return nullptr;
-  auto products = std::make_unique<Multiplied<T>>(inputs);
-  if (!products->usable()) return nullptr;
-  return products;
+  std::unique_ptr<Multiplied<T>> best;
+  for (const bool joined : {false, true}) {
+    auto products = std::make_unique<Multiplied<T>>(inputs, joined);
+    if (products->usable() && (!best || products->cost < best->cost)) best = std::move(products);
+  }
+  return best;
 }
 
 template std::unique_ptr<WeightGradient<float>> gradient_channels<float>(const GradientInputs<float>&);

@@ -28,6 +28,10 @@ Image<T> image_of(const T* x, i64 batch, i64 channels, const Size& size, bool la
 // the channels.
 template <typename T>
 void copy_pixels(const T* from, i64 pixel, i64 channels, i64 count, i64 width, T* to) {
+  if (pixel == channels && width == channels) {
+    std::copy_n(from, count * channels, to);
+    return;
+  }
   for (i64 i = 0; i < count; ++i, from += pixel, to += width)
     std::fill(std::copy_n(from, channels, to), to + width, T(0));
 }
