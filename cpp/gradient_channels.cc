@@ -11,8 +11,7 @@ namespace {
 
 constexpr i64 kGradientBytes = 512 << 10;  // of the output's gradient, channels last, around one tile
 constexpr i64 kColumns = 256;              // input channels of a task
-constexpr double kPartial =
-    1.08;  // times as much, joined, where channels do not fill vectors: or it is chosen too often
+constexpr double kPartial = 1.08;          // times as much, joined, where channels do not fill vectors
 
 template <typename T>
 class Multiplied final : public WeightGradient<T> {
