@@ -318,7 +318,7 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
     const i64 fit = adds || staged ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
     const i64 cuts = ceil_div(packing.rows, map.chunk) * layer.groups;
     const i64 row = schedule.axis[2].positions;
-    for (i64 most = std::clamp<i64>(fit, map.positions, schedule.positions);; most /= 2) {
+    for (i64 most = std::min(fit, schedule.positions);; most /= 2) {
       map.run = piece(schedule.positions, std::max(most, map.positions));
       if (map.run > row) map.run = round_up(map.run, row);
       map.parts = ceil_div(schedule.positions, map.run);

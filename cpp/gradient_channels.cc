@@ -63,13 +63,13 @@ class Multiplied final : public WeightGradient<T> {
     const double columns_read = static_cast<double>(ceil_div(layer.cols, step) * step);
     const double outputs = static_cast<double>(layer.stride[0]) * static_cast<double>(layer.stride[1]) *
                            static_cast<double>(layer.stride[2]);
-    const double product = run == lanes ? 0.56 : 0.5;  // a single vector waits for its loads
+    const double product = run == lanes ? 0.56 : 0.5;            // a single vector waits for its loads
+    const double input = joined && call.reads_last ? 1.5 : 0.5;  // to copy one
+    const double sum = (joined ? 3 : 1) * kTurnedSum;            // a column's taps are put together first
     this->cost = columns_read * static_cast<double>(taps_ / joined_ * tiles_.row_chunks() * run / lanes) * product +
                  static_cast<double>(tiles_.column_chunks() * tiles_.row_chunks() * vectors_ * lanes) * outputs / 3 +
-                 static_cast<double>(tiles_.row_chunks() * layer.cols) / 2 +
-                 (joined ? 3 : 1) * kTurnedSum * in_.numbers_per_position();
+                 static_cast<double>(tiles_.row_chunks() * layer.cols) * input + sum * in_.numbers_per_position();
     if (joined && layer.rows % lanes != 0) this->cost *= kPartial;
-    if (joined && call.reads_last) this->cost += static_cast<double>(tiles_.row_chunks() * layer.cols);
     usable_ = true;
     if (joined || !call.reads_last || !call.writes_last || layer.rows % lanes != 0 || layer.cols < kFewest) return;
     products_ = piece(tiles_.column_chunk, fitting_positions(vectors_, in_.kernels.registers));
