@@ -27,17 +27,15 @@ class Multiplied final : public WeightGradient<T> {
     vectors_ = ceil_div(vectors, ceil_div(vectors, widest));
     taps_ = layer.taps();
     if (joined) {
-      // Whole vectors are turned, and what is too much of the last one is written over by the next pixel.
-      const bool turns = layer.rows <= lanes || layer.rows % lanes == 0;
-      if (layer.kernel[2] == 1 || layer.dilation[2] > 1 || !turns) return;
+      // A vector is turned, and what is too much of it is written over by the next pixel.
+      if (layer.kernel[2] == 1 || layer.dilation[2] > 1 || vectors > 1) return;
       joined_ = layer.kernel[2];
-      vectors_ = vectors;
     }
     const i64 high_extent = tiles_.extent(1), wide_extent = tiles_.extent(2);
     // The tile: positions of one row, then rows, then images, while the gradient around them fits and the terms
     // summed in registers are few enough to be exact.
     for (;; --vectors_) {
-      if (vectors_ == 0 || (joined && vectors_ < vectors)) return;
+      if (vectors_ == 0) return;
       const i64 room = kGradientBytes / ((joined ? layer.rows : vectors_ * lanes) * bytes * layer.kernel[0]);
       if (wide_extent > room || high_extent > room / wide_extent) continue;
       tiles_.across =
