@@ -30,6 +30,7 @@ class Task {
         out_plane_(call.out[0] * call.out[1] * call.out[2]),
         in_channels_(layer.groups * layer.cols),
         out_channels_(layer.groups * layer.rows),
+        staged_(map_.last && packing.rows > layer.rows),
         far_(schedule.axis[2].in_step > 1 && reads_far(layer, call, sizeof(T))) {}
 
   // Output channels [first_row, first_row + rows) of one group, of one part of the outputs.
@@ -53,7 +54,7 @@ class Task {
       if (map_.run) multiply_run(block);
       for (const ChannelLanes::Group& group : map_.groups[block.phase]) multiply(group, block);
     }
-    if (map_.staged)
+    if (staged_)
       write_run();
     else if (!map_.last)
       write();
@@ -193,10 +194,10 @@ class Task {
     p.x_stride = map_.last ? 1 : map_.image_pitch;
     p.taps = taps.taps;
     p.columns = columns;
-    p.c = map_.last && !map_.staged ? y_ + group_ * layer_.rows + first_row_ + block.row : sums_ + block.row;
+    p.c = map_.last && !staged_ ? y_ + group_ * layer_.rows + first_row_ + block.row : sums_ + block.row;
     p.accumulate = !is_first(block);
     p.bias = bias_ && is_last(block) ? bias_ + group_ * layer_.rows + first_row_ + block.row : nullptr;
-    p.past_caches = map_.last && !map_.staged && schedule_.writing.stream && schedule_.reductions.size() == 1 &&
+    p.past_caches = map_.last && !staged_ && schedule_.writing.stream && schedule_.reductions.size() == 1 &&
                     lies_on_vector(y_, kernels_);
     return p;
   }
@@ -316,12 +317,8 @@ class Task {
         if (start[t] < 0) inside = std::max(inside, std::min(ceil_div(-start[t], step), length));
         if (start[t] + (length - 1) * step >= axis[2].in) end = std::min(end, ceil_div(axis[2].in - start[t], step));
       }
-      i64 c = place_of(s, residue), c_step = axis[2].out_step * out_channels_;
-      if (map_.staged) {
-        const i64 phases = static_cast<i64>(schedule_.phases.size());
-        c = (s.place * phases + rest) * pitch_;
-        c_step = phases * pitch_;
-      }
+      const i64 c = staged_ ? sum_of(s.place, rest) : place_of(s, residue);
+      const i64 c_step = staged_ ? sum_of(1, 0) : axis[2].out_step * out_channels_;
       // Those inside are cut into equal tiles, or full ones, if equal ones would be narrow.
       const i64 wide = inside < end ? piece(end - inside, most) : most;
       const bool equal = 4 * wide >= 3 * most;
@@ -369,6 +366,11 @@ class Task {
            out_channels_;
   }
 
+  // And where a position's output of a phase is summed, if it waits there.
+  i64 sum_of(i64 position, i64 phase) const {
+    return (position * static_cast<i64>(schedule_.phases.size()) + phase) * pitch_;
+  }
+
   // How many of a segment's positions have an output in this phase.
   i64 outputs_of(const Segment& s, const Size& residue) const {
     const AxisPlan* axis = schedule_.axis;
@@ -379,16 +381,14 @@ class Task {
 
   // From [position][phase][channel, in whole vectors] to where they belong, channels last.
   void write_run() {
-    const i64 phases = static_cast<i64>(schedule_.phases.size());
     T* const y = y_ + group_ * layer_.rows + first_row_;
     parts_.clear();
     for (const Segment& s : segments_)
-      for (i64 phase = 0; phase < phases; ++phase) {
+      for (i64 phase = 0; phase < static_cast<i64>(schedule_.phases.size()); ++phase) {
         const Size residue = residue_of(phase);
         const i64 to = place_of(s, residue);
         for (i64 i = 0, count = outputs_of(s, residue); i < count; ++i)
-          parts_.push_back({((s.place + i) * phases + phase) * pitch_, 0, rows_,
-                            to + i * schedule_.axis[2].out_step * out_channels_});
+          parts_.push_back({sum_of(s.place + i, phase), 0, rows_, to + i * schedule_.axis[2].out_step * out_channels_});
       }
     kernels_.copy_rows(sums_, parts_.data(), static_cast<i64>(parts_.size()), y);
   }
@@ -428,7 +428,8 @@ class Task {
   const T *const packed_, *const bias_, *const x_, *const x_end_;
   T* const y_;
   const i64 plane_, out_plane_, in_channels_, out_channels_;
-  const bool far_;  // inputs come from memory, at steps that it does not foresee
+  const bool staged_;  // channels last, by way of sums: whole vectors of channels would reach into the next outputs
+  const bool far_;     // inputs come from memory, at steps that it does not foresee
   Size first_{};
   i64 image_ = 0, images_ = 1;
   i64 group_ = 0, first_row_ = 0, rows_ = 0, padded_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0,

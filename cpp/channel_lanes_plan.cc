@@ -125,7 +125,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
                                         const Target& target, const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
   if (!allowed(call, packing, target, schedule, unit)) return std::nullopt;
-  if (call.reads_last && packing.rows > layer.rows) return std::nullopt;
+  if (call.reads_last && packing.rows > layer.rows) return std::nullopt;  // runs alone have sums to write these from
   ChannelLanes map;
   i64 in = 1;
   map.outputs = 1;
@@ -310,7 +310,6 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
   for (i64 chunks = 1; chunks <= packing.rows / unit; chunks *= 2) {
     ChannelLanes map;
     map.last = true;
-    map.staged = staged;
     map.panel = packing.columns;
     map.chunk = round_up(piece(packing.rows, ceil_div(packing.rows, chunks)), unit);
     map.vectors = row_vectors(map.chunk, unit, lanes);

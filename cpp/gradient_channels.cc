@@ -36,7 +36,8 @@ class Multiplied final : public WeightGradient<T> {
     // summed in registers are few enough to be exact.
     for (;; --vectors_) {
       if (vectors_ == 0) return;
-      const i64 room = kGradientBytes / ((joined ? layer.rows : vectors_ * lanes) * bytes * layer.kernel[0]);
+      tiles_.row_chunk = joined ? layer.rows : vectors_ * lanes;
+      const i64 room = kGradientBytes / (tiles_.row_chunk * bytes * layer.kernel[0]);
       if (wide_extent > room || high_extent > room / wide_extent) continue;
       tiles_.across =
           std::min({call.in[2], Limits::terms / 2, (room / high_extent - wide_extent) / layer.stride[2] + 1});
@@ -51,7 +52,6 @@ class Multiplied final : public WeightGradient<T> {
       break;
     }
     const i64 step = in_.kernels.tile_rows;
-    tiles_.row_chunk = joined ? layer.rows : vectors_ * lanes;
     const i64 run = round_up(joined_ * tiles_.row_chunk, lanes);  // numbers
     const i64 columns = Limits::sum_bytes / (taps_ / joined_ * run * bytes) / step * step;
     if (columns < step) return;
@@ -177,15 +177,14 @@ class Multiplied final : public WeightGradient<T> {
         offset[n * at.down + r] = n * layer.kernel[0] * slab + r * layer.stride[1] * line;
     const i64 lines = at.images * at.down, lanes = in_.kernels.lanes;
     for (i64 c = 0; c < part.columns; c += in_.kernels.tile_rows) {
-      const i64 height = std::min<i64>(in_.kernels.tile_rows, part.columns - c);
-      const i64 widest = most_vectors(static_cast<int>(height), in_.kernels.registers);
+      const int height = static_cast<int>(std::min<i64>(in_.kernels.tile_rows, part.columns - c));
       Product<T> p;
       p.w = inputs + c * lines * at.across;
       p.w_tap_stride = at.across * height;
       p.w_step = height;
       p.x_offset = offset;
       p.x_stride = layer.stride[2] * width;
-      p.x_vector = in_.kernels.lanes;
+      p.x_vector = lanes;
       p.taps = lines;
       p.columns = at.across;
       p.c_stride = run;
@@ -194,14 +193,9 @@ class Multiplied final : public WeightGradient<T> {
       for (i64 tz = 0; tz < layer.kernel[0]; ++tz)
         for (i64 ty = 0; ty < layer.kernel[1]; ++ty)
           for (i64 tx = 0; tx < layer.kernel[2]; tx += joined_, to += part.columns * run) {
-            const T* const from = gradient + tz * slab + ty * layer.dilation[1] * line + tx * layer.dilation[2] * width;
-            for (i64 v = 0, all = run / lanes; v < all;) {
-              const i64 n = next_vectors(all - v, widest);
-              p.x = from + v * lanes;
-              p.c = to + v * lanes;
-              in_.kernels.product[height][n](p);
-              v += n;
-            }
+            p.x = gradient + tz * slab + ty * layer.dilation[1] * line + tx * layer.dilation[2] * width;
+            p.c = to;
+            multiply_vectors(in_.kernels, p, height, run / lanes);
           }
     }
   }

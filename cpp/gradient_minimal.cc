@@ -241,7 +241,6 @@ class Filtered final : public WeightGradient<T> {
   void multiply(const Part& part, i64 sets, const T* inputs, const T* gradient, T* sum) const {
     const i64 width = part.width(lanes_), vectors = width / lanes_, column_vectors = ceil_div(part.columns, lanes_);
     const i64 height = std::min<i64>(in_.kernels.tile_rows, lanes_), phases = in_.layer.stride[2];
-    const i64 widest = most_vectors(static_cast<int>(height), in_.kernels.registers);
     const i64 none = 0;
     Product<T> p;
     p.w_tap_stride = 0;
@@ -263,13 +262,9 @@ class Filtered final : public WeightGradient<T> {
           for (i64 c = 0; c < part.columns; c += height) {
             const int h = static_cast<int>(std::min(height, part.columns - c));
             p.w = inputs + (line * column_vectors + c / lanes_) * sets * lanes_ + c % lanes_;
-            for (i64 v = 0; v < vectors;) {
-              const i64 n = next_vectors(vectors - v, widest);
-              p.x = e + v * sets * lanes_;
-              p.c = to + c * width + v * lanes_;
-              in_.kernels.product[h][n](p);
-              v += n;
-            }
+            p.x = e;
+            p.c = to + c * width;
+            multiply_vectors(in_.kernels, p, h, vectors);
           }
         }
       }

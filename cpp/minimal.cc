@@ -254,8 +254,6 @@ class Execution {
   }
 
   void tile(i64 point, int height, i64 width, const i64* x_offset, const T* weights, const T* inputs, T* to) {
-    const int widest = target_.vectors(height);
-    const i64 vectors = width / target_.lanes;
     for (i64 c = 0; c < layer_.cols; c += s_.columns) {
       Product<T> p;
       p.w = weights + c * height;
@@ -268,13 +266,9 @@ class Execution {
       p.columns = std::min(s_.columns, layer_.cols - c);
       p.c_stride = width;
       p.accumulate = c > 0;
-      for (i64 v = 0; v < vectors;) {
-        const i64 n = next_vectors(vectors - v, widest);
-        p.x = inputs + point * packing_.taps * plane_pitch(width) + c * width + v * target_.lanes;
-        p.c = to + v * target_.lanes;
-        kernels_.product[height][n](p);
-        v += n;
-      }
+      p.x = inputs + point * packing_.taps * plane_pitch(width) + c * width;
+      p.c = to;
+      multiply_vectors(kernels_, p, height, width / target_.lanes);
     }
   }
 

@@ -89,8 +89,7 @@ struct ChannelLanes {
   std::vector<std::vector<Group>> groups;  // per phase
   std::optional<Rectangle> rectangle;
   i64 run = 0;                     // positions of a run; there are no groups then
-  bool last = false;               // channels last: inputs are read, and outputs written, where they lie,
-  bool staged = false;             // but by way of sums: whole vectors of channels would reach into the next outputs
+  bool last = false;               // channels last: inputs are read, and outputs written, where they lie
   i64 inputs = 0, outputs = 0;     // of an image or rectangle
   bool zeros = false;              // the last of the inputs is a zero, for taps that read outside
   i64 images = 1, chunk = 0;       // of a task: images, output channels

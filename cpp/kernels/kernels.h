@@ -222,6 +222,19 @@ struct Kernels {
                     i64 pitch, T* panel);
 };
 
+// A product with so many vectors, from p.x and p.c on, in pieces that registers hold.
+template <typename T>
+void multiply_vectors(const Kernels<T>& kernels, Product<T> p, int height, i64 vectors) {
+  const i64 widest = most_vectors(height, kernels.registers);
+  for (i64 left = vectors; left > 0;) {
+    const i64 n = next_vectors(left, widest);
+    kernels.product[height][n](p);
+    p.x += n * p.x_vector;
+    p.c += n * kernels.lanes;
+    left -= n;
+  }
+}
+
 template <typename T>
 bool lies_on_vector(const T* p, const Kernels<T>& kernels) {
   return reinterpret_cast<std::uintptr_t>(p) % (static_cast<std::size_t>(kernels.lanes) * sizeof(T)) == 0;

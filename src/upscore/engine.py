@@ -70,7 +70,7 @@ class _Terms(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _native_terms(geometry: Geometry, coarse: tuple[int, ...]) -> _Terms:
-    """The engine counts in 64 bits: every coordinate that the ``coarse`` side reaches must fit."""
+    """Those of ``geometry``, checked: in 64 bits every coordinate that the ``coarse`` side reaches must fit."""
     for n, s, e, (lo, hi) in zip(coarse, geometry.stride, geometry.extent, geometry.crop, strict=True):
         reach = {"stride": n * s, "dilation": e, "padding": max(lo, hi, 0), "output_size": max(-lo, -hi, 0)}
         if sum(reach.values()) >= _LIMIT:

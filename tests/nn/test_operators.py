@@ -80,9 +80,6 @@ def test_gradients_of_the_gradients() -> None:
     assert check(lambda *a: operators.weight_gradient(*a, [3, 2], *GEOMETRY), (x, y), fast_mode=True)
 
 
-# --- compilers ---
-
-
 ASKED = [("x",), ("w",), ("bias",), ("x", "w"), ("x", "bias"), ("w", "bias"), ("x", "w", "bias")]
 
 
@@ -105,7 +102,7 @@ def test_only_gradients_that_are_asked_for_are_computed(
         y = functional.conv_transpose2d(x, w, bias, stride=(2, 3), padding=(1, 0), groups=2, dilation=(2, 1))
     g = torch.ones_like(y)
     gradients = torch.autograd.grad(y, [leaves[name] for name in asked], g, retain_graph=True)
-    assert set(computed) == {{"x": "input_gradient", "w": "weight_gradient"}[name] for name in asked if name != "bias"}
+    assert ("input_gradient" in computed, "weight_gradient" in computed) == ("x" in asked, "w" in asked)
     computed.clear()
     y.backward(g)
     assert set(computed) == {"input_gradient", "weight_gradient"}
@@ -119,6 +116,9 @@ def counted(compute: Callable[..., Tensor], computed: list[str]) -> Callable[...
         return compute(*arguments)
 
     return run
+
+
+# --- compilers ---
 
 
 class Decoder(torch.nn.Module):

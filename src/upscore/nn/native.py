@@ -104,7 +104,12 @@ def _run(
         y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
     else:
         y = _from_last(engine.channels_last(packed.run(array(x), geometry, size, threads=threads), threads))
-    return y if y.dtype is x.dtype else y.to(x.dtype)
+    return _cast(y, x.dtype)
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t.to(dtype)``, which is not called for nothing."""
+    return t if t.dtype is dtype else t.to(dtype)
 
 
 def _from_last(numbers: engine.Array) -> Tensor:
@@ -149,5 +154,4 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Te
     numbers = engine.weight_gradient(
         first, second, geometry, groups, share, threads, x_last=x_last, grad_last=grad_last
     )
-    w = torch.from_numpy(numbers)
-    return w if w.dtype is x.dtype else w.to(x.dtype)
+    return _cast(torch.from_numpy(numbers), x.dtype)

@@ -68,15 +68,16 @@ _WORTH = 5e7  # products: asking takes 1 us, and 20 us for each leaf whose gradi
 _will_execute = getattr(torch._C, "_will_engine_execute_node", None)
 
 
-def _wanted(ctx: Any, products: float) -> tuple[bool, bool, bool]:
-    """Whether the gradients of T's input, weights and bias are wanted, each of the first two of so many products.
+def _wanted(ctx: Any, x: Tensor, w: Tensor) -> tuple[bool, bool, bool]:
+    """Whether the gradients of T's input, weights and bias are wanted.
 
     ``ctx.needs_input_grad`` names all that can be: the weights', too, in ``torch.autograd.grad(loss, x)``. What this
     backward pass will use is known to torch's engine alone, which does not say it of leaves that it was asked for.
     """
-    x, w, bias = ctx.needs_input_grad[:3]
-    if not (x and w) or products < _WORTH or _will_execute is None:
-        return x, w, bias
+    of_x, of_w, of_bias = ctx.needs_input_grad[:3]
+    products = x.numel() * w.numel() / max(w.shape[0], 1)  # of each of the first two
+    if not (of_x and of_w) or products < _WORTH or _will_execute is None:
+        return of_x, of_w, of_bias
 
     def used(of: int) -> bool:
         try:
@@ -84,8 +85,8 @@ def _wanted(ctx: Any, products: float) -> tuple[bool, bool, bool]:
         except RuntimeError:
             return True
 
-    w, bias = used(1), bias and used(2)
-    return not (w or bias) or used(0), w, bias
+    of_w, of_bias = used(1), of_bias and used(2)
+    return not (of_w or of_bias) or used(0), of_w, of_bias
 
 
 # --- T ---
@@ -134,7 +135,7 @@ def _save_conv_transpose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
 
 def _conv_transpose_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, w = ctx.saved_tensors
-    of_x, of_w, of_bias = _wanted(ctx, x.numel() * w.numel() / max(w.shape[0], 1))
+    of_x, of_w, of_bias = _wanted(ctx, x, w)
     return (
         input_gradient(g, w, *ctx.geometry) if of_x else None,
         weight_gradient(x, g, w.shape[2:], *ctx.geometry) if of_w else None,
@@ -249,7 +250,7 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         geometry, groups = ctx.geometry, ctx.groups
-        of_x, of_w, of_bias = _wanted(ctx, x.numel() * w.numel() / max(w.shape[0], 1))
+        of_x, of_w, of_bias = _wanted(ctx, x, w)
         if torch.is_grad_enabled() or not native.is_plain(g, w, None):
             before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
             terms = list(geometry.stride), list(geometry.dilation), before, after, groups
