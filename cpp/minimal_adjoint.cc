@@ -373,7 +373,10 @@ class MinimalAdjoint final : public Way<T> {
       T* const to = call.writes_last ? y + (image * plane + first) * channels + channel : buffer;
       const i64 apart = call.writes_last ? channels : pitch;
       if (p_.axis[2].filtered) {
-        for (i64 i = 0; i < tile.count; ++i) {
+        // All sets that are whole, then one with some outputs outside, if there is one.
+        const i64 whole = width / outputs_[2];
+        for (i64 i = 0; i < tile.count;) {
+          const i64 together = i < whole ? whole : 1;
           const T* four[4];
           T* dst[3] = {};
           for (i64 k = 0; k < 4; ++k) four[k] = from[row * 4 + k] + i * tile.wide;
@@ -381,7 +384,9 @@ class MinimalAdjoint final : public Way<T> {
             const i64 at = i * outputs_[2] + k;
             dst[k] = at < width ? to + at * apart : nullptr;
           }
-          kernels_.transform_outputs(four, tile.wide, static_cast<int>(outputs_[2]), bias, dst, false);
+          kernels_.transform_outputs(four, tile.wide, together, tile.wide, static_cast<int>(outputs_[2]), bias, dst,
+                                     outputs_[2] * apart, false);
+          i += together;
         }
       } else {
         for (i64 i = 0; i < width; ++i)

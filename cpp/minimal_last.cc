@@ -29,7 +29,8 @@ class Execution {
         in_channels_(layer.groups * layer.cols),
         out_channels_(layer.groups * layer.rows),
         column_pitch_(round_up(layer.cols, kernels.lanes)),
-        depth_(packing.taps * layer.cols) {
+        depth_(packing.taps * layer.cols),
+        output_step_(schedule.axis[2].out_step * out_channels_) {
     for (const MinimalAxis& axis : packing.axis) outputs_ *= axis.outputs();
     for (i64 phase = 0; phase < packing.phases; ++phase)
       for (i64 number = 0; number < outputs_; ++number) {
@@ -187,27 +188,51 @@ class Execution {
     const i64 outer = transform_back_leading(kernels_, packing_, packing_.filtered.back(), count * rows, spare, from);
     const i64 outputs = packing_.axis[packing_.filtered.back()].outputs();
     const T* const bias = bias_ ? bias_ + channel : nullptr;
-    for (i64 q = 0; q < count; ++q)
-      for (i64 o = 0; o < outer; ++o) {
+    for (i64 o = 0; o < outer; ++o) {
+      Outputs all[3];
+      Range whole{0, count};  // of positions that have all outputs
+      for (i64 k = 0; k < outputs; ++k) {
+        all[k] = outputs_of(s, i, count, phase, o * outputs + k, channel);
+        whole = {std::max(whole.first, all[k].exist.first), std::min(whole.last, all[k].exist.last)};
+      }
+      whole.last = std::max(whole.first, whole.last);
+      for (i64 q = 0; q < count;) {
+        const i64 together = q == whole.first && whole.first < whole.last ? whole.last - q : 1;
         const T* four[4];
         T* dst[3] = {};
         for (i64 k = 0; k < 4; ++k) four[k] = from[o * 4 + k] + q * rows;
-        for (i64 k = 0; k < outputs; ++k) dst[k] = output(s, i + q, phase, o * outputs + k, channel);
-        kernels_.transform_outputs(four, rows, static_cast<int>(outputs), bias, dst, past_caches_);
+        for (i64 k = 0; k < outputs; ++k)
+          if (q >= all[k].exist.first && q < all[k].exist.last) dst[k] = all[k].first + q * output_step_;
+        kernels_.transform_outputs(four, rows, together, rows, static_cast<int>(outputs), bias, dst, output_step_,
+                                   past_caches_);
+        q += together;
       }
+    }
   }
 
-  // One of the outputs of a set, of one phase, by its number; nothing where it is cropped.
-  T* output(const Segment& s, i64 i, i64 phase, i64 number, i64 channel) const {
+  struct Range {
+    i64 first, last;
+  };
+  // The outputs of one number of a set and phase: where that of position 0 would be, and of which positions they exist.
+  struct Outputs {
+    T* first;
+    Range exist;
+  };
+
+  // Of the positions [i, i + count) of a segment.
+  Outputs outputs_of(const Segment& s, i64 i, i64 count, i64 phase, i64 number, i64 channel) const {
     const AxisPlan* axis = s_.axis;
     const Size& shift = shift_[static_cast<std::size_t>(phase * outputs_ + number)];
     i64 index = s.batch;
-    for (std::size_t a = 0; a < kAxes; ++a) {
-      const i64 y = axis[a].base + (s.at[a] + (a == 2 ? i : 0)) * axis[a].out_step + shift[a];
-      if (y < 0 || y >= axis[a].out) return nullptr;
+    for (std::size_t a = 0; a < 2; ++a) {
+      const i64 y = axis[a].base + s.at[a] * axis[a].out_step + shift[a];
+      if (y < 0 || y >= axis[a].out) return {nullptr, {0, 0}};
       index = index * axis[a].out + y;
     }
-    return y_ + index * out_channels_ + channel;
+    const i64 step = axis[2].out_step, x = axis[2].base + (s.at[2] + i) * step + shift[2];
+    const i64 first = std::clamp<i64>(ceil_div(-x, step), 0, count);
+    return {y_ + (index * axis[2].out + x) * out_channels_ + channel,
+            {first, std::clamp<i64>(ceil_div(axis[2].out - x, step), first, count)}};
   }
 
   const Layer& layer_;
@@ -217,7 +242,7 @@ class Execution {
   const Kernels<T>& kernels_;
   const T *packed_, *bias_, *x_, *x_end_;
   T* y_;
-  const i64 in_channels_, out_channels_, column_pitch_, depth_;
+  const i64 in_channels_, out_channels_, column_pitch_, depth_, output_step_;
   i64 outputs_ = 1;          // of a set
   std::vector<Size> shift_;  // per phase and output of a set, from the first output of phase 0
   bool past_caches_ = false;

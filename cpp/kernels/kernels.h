@@ -212,9 +212,10 @@ struct Kernels {
   // src[i*step], its numbers `pitch` apart, to dst[i*dst_step], its points `dst_pitch` apart.
   void (*transform_sets[5])(const T* src, i64 pitch, i64 step, i64 sets, T* dst, i64 dst_pitch, i64 dst_step);
   void (*transform_sums)(const T* const* src, i64 length, int outputs, T* dst, i64 dst_pitch);
-  // The same to places of their own, or nowhere, plus bias[i] unless null; `length` fills vectors.
-  void (*transform_outputs)(const T* const* src, i64 length, int outputs, const T* bias, T* const* dst,
-                            bool past_caches);
+  // The same of `count` sets, `src_step` apart, each output to places of its own, `dst_step` apart, or nowhere; plus
+  // bias[i] unless null; `length` fills vectors.
+  void (*transform_outputs)(const T* const* src, i64 src_step, i64 count, i64 length, int outputs, const T* bias,
+                            T* const* dst, i64 dst_step, bool past_caches);
   // For every column c: panel[c*pitch + run.place + i] = x[c*x_stride + run.source + i*step] for i < length;
   // zeros where the source says so. Runs ascend by place and leave no gaps; a vector more than the last
   // place may be written. Nothing at or after x_end is read.

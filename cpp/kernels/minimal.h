@@ -117,11 +117,12 @@ void transform_sums(const T* const* src, i64 length, int outputs, T* dst, i64 ds
   }
 }
 
-// The same, with the bias, where every output belongs, if anywhere.
+// The same for `count` sets, with the bias, where every output belongs, if anywhere.
 template <typename T>
-void transform_outputs(const T* const* src, i64 length, int outputs, const T* bias, T* const* dst, bool past_caches) {
-  const T *const p0 = src[0], *const p1 = src[1], *const p2 = src[2], *const p3 = src[3];
-  T *const d0 = dst[0], *const d1 = dst[1], *const d2 = outputs == 3 ? dst[2] : nullptr;
+void transform_outputs(const T* const* src, i64 src_step, i64 count, i64 length, int outputs, const T* bias,
+                       T* const* dst, i64 dst_step, bool past_caches) {
+  const T *p0 = src[0], *p1 = src[1], *p2 = src[2], *p3 = src[3];
+  T *d0 = dst[0], *d1 = dst[1], *d2 = outputs == 3 ? dst[2] : nullptr;
   auto put = [&](T* to, i64 i, Vector<T> v) {
     if (!to) return;
     if (bias) v += load(bias + i);
@@ -130,16 +131,22 @@ void transform_outputs(const T* const* src, i64 length, int outputs, const T* bi
     else
       store(to + i, v);
   };
-  for (i64 i = 0; i < length; i += kLanes<T>) {
-    const Vector<T> s1 = load(p1 + i), s2 = load(p2 + i), s3 = load(p3 + i);
-    const Vector<T> both = s1 + s2, difference = s1 - s2;
-    put(d0, i, load(p0 + i) + both);
-    if (outputs == 2) {
-      put(d1, i, difference - s3);
-    } else {
-      put(d1, i, difference);
-      put(d2, i, both - s3);
+  for (i64 set = 0; set < count; ++set) {
+    for (i64 i = 0; i < length; i += kLanes<T>) {
+      const Vector<T> s1 = load(p1 + i), s2 = load(p2 + i), s3 = load(p3 + i);
+      const Vector<T> both = s1 + s2, difference = s1 - s2;
+      put(d0, i, load(p0 + i) + both);
+      if (outputs == 2) {
+        put(d1, i, difference - s3);
+      } else {
+        put(d1, i, difference);
+        put(d2, i, both - s3);
+      }
     }
+    p0 += src_step, p1 += src_step, p2 += src_step, p3 += src_step;
+    if (d0) d0 += dst_step;
+    if (d1) d1 += dst_step;
+    if (d2) d2 += dst_step;
   }
 }
 
