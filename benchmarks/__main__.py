@@ -133,4 +133,5 @@ def plot_race(
 
 
 if __name__ == "__main__":
+    machine.with_malloc()
     app()
