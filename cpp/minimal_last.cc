@@ -190,9 +190,10 @@ class Execution {
     const T* const bias = bias_ ? bias_ + channel : nullptr;
     for (i64 o = 0; o < outer; ++o) {
       Outputs all[3];
-      Range whole{0, count};  // of positions that have all outputs
+      Range whole{0, count};  // of positions that have all outputs that any has
       for (i64 k = 0; k < outputs; ++k) {
         all[k] = outputs_of(s, i, count, phase, o * outputs + k, channel);
+        if (!all[k].first) continue;
         whole = {std::max(whole.first, all[k].exist.first), std::min(whole.last, all[k].exist.last)};
       }
       whole.last = std::max(whole.first, whole.last);
@@ -213,7 +214,8 @@ class Execution {
   struct Range {
     i64 first, last;
   };
-  // The outputs of one number of a set and phase: where that of position 0 would be, and of which positions they exist.
+  // The outputs of one number of a set and phase: where that of position 0 would be, and of which positions they exist;
+  // nowhere, and of none, where their rows are cropped.
   struct Outputs {
     T* first;
     Range exist;
