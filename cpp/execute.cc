@@ -229,6 +229,11 @@ class Execution {
     const i64 from = part.first_row * c.phases, to = (part.first_row + part.rows) * c.phases;
     const T* weights =
         packed_ + (part.group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
+    // Rows that lie behind each other in the panel, too, are one.
+    if (source.line() == width) {
+      width *= tile_rows;
+      tile_rows = 1;
+    }
     for (i64 row = from; row < to; row += packing_.tile_rows) {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
       const i64 widest = target_.vectors(height);
