@@ -4,6 +4,7 @@
 
 #include "panel.h"
 #include "scratch.h"
+#include "tasks.h"
 #include "threads.h"
 #include "turn.h"
 
@@ -11,10 +12,10 @@ namespace upscore {
 namespace {
 
 template <typename T>
-class Task {
+class Computation {
  public:
-  Task(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
-       const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y)
+  Computation(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y)
       : layer_(layer),
         call_(call),
         packing_(packing),
@@ -448,11 +449,12 @@ template <typename T>
 void execute_channel_lanes(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
                            const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
   const ChannelLanes& map = *schedule.channel_lanes;
-  const i64 chunks = ceil_div(layer.rows, map.chunk);
-  parallel_for(map.parts * layer.groups * chunks, schedule.threads, [&](i64 task) {
-    const i64 row = task % chunks * map.chunk, group = task / chunks % layer.groups;
-    Task<T>(layer, call, packing, schedule, kernels, packed, bias, x, y)
-        .compute(task / chunks / layer.groups, group, row, std::min(map.chunk, layer.rows - row));
+  const Tasks tasks(layer, call, map.parts, layer.groups, ceil_div(layer.rows, map.chunk));
+  parallel_for(tasks.count(), schedule.threads, [&](i64 index) {
+    const auto [part, group, chunk] = tasks[index];
+    const i64 row = chunk * map.chunk;
+    Computation<T>(layer, call, packing, schedule, kernels, packed, bias, x, y)
+        .compute(part, group, row, std::min(map.chunk, layer.rows - row));
   });
 }
 

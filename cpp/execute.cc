@@ -6,6 +6,7 @@
 #include "channel_lanes.h"
 #include "panel.h"
 #include "scratch.h"
+#include "tasks.h"
 #include "threads.h"
 #include "write.h"
 
@@ -41,18 +42,17 @@ class Execution {
   void run() {
     const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
     const i64 chunks = ceil_div(layer_.rows, schedule_.chunk), bands = ceil_div(strips, schedule_.strips);
-    const i64 blocks = ceil_div(layer_.groups, schedule_.groups);
-    parallel_for(schedule_.tile.count * blocks * chunks * bands, schedule_.threads, [&](i64 task) {
+    const Tasks tasks(layer_, call_, schedule_.tile.count, ceil_div(layer_.groups, schedule_.groups), chunks * bands);
+    parallel_for(tasks.count(), schedule_.threads, [&](i64 index) {
+      const Task task = tasks[index];
       Part part;
-      part.first_strip = task % bands * schedule_.strips;
+      part.first_strip = task.part % bands * schedule_.strips;
       part.strips = std::min(schedule_.strips, strips - part.first_strip);
-      task /= bands;
-      part.first_row = task % chunks * schedule_.chunk;
+      part.first_row = task.part / bands * schedule_.chunk;
       part.rows = std::min(schedule_.chunk, layer_.rows - part.first_row);
-      task /= chunks;
-      part.group = task % blocks * schedule_.groups;
+      part.group = task.group * schedule_.groups;
       part.groups = std::min(schedule_.groups, layer_.groups - part.group);
-      compute(task / blocks, part);
+      compute(task.tile, part);
     });
   }
 

@@ -7,6 +7,7 @@
 
 #include "panel.h"
 #include "scratch.h"
+#include "tasks.h"
 #include "threads.h"
 #include "write.h"
 
@@ -80,9 +81,10 @@ class Execution {
   }
 
   void run() {
-    parallel_for(s_.tiles * layer_.groups * s_.parts, s_.threads, [&](i64 task) {
-      const i64 part = task % s_.parts, group = task / s_.parts % layer_.groups;
-      compute(task / (s_.parts * layer_.groups), group, part * s_.part, std::min((part + 1) * s_.part, layer_.rows));
+    const Tasks tasks(layer_, call_, s_.tiles, layer_.groups, s_.parts);
+    parallel_for(tasks.count(), s_.threads, [&](i64 index) {
+      const auto [tile, group, part] = tasks[index];
+      compute(tile, group, part * s_.part, std::min((part + 1) * s_.part, layer_.rows));
     });
   }
 

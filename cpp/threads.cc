@@ -38,7 +38,7 @@ std::atomic<std::chrono::steady_clock::rep> ended{0};  // the last call
 
 constexpr int kGlances = 32;  // between two looks at the clock
 
-constexpr i64 kRuns = 4;  // of tasks for each thread, if all were as long as the next one
+constexpr i64 kRuns = 4;  // of tasks in a share, if all were as long as the next one
 
 void relax() {
 #if defined(__x86_64__)
@@ -48,21 +48,28 @@ void relax() {
 #endif
 }
 
-// One call: its tasks, taken from a counter by whoever takes part: neighbours together, fewer of them near the end.
+// One call: its tasks. Each thread begins with a share of them, the same one in every call, so that it finds in its
+// caches what it has left there, and none works next to another; then it helps others with theirs. Neighbours are taken
+// together, fewer near the end.
 class Job {
  public:
-  Job(i64 count, int threads, const std::function<void(i64)>& task) : count_(count), threads_(threads), task_(task) {}
+  Job(i64 count, int threads, const std::function<void(i64)>& task)
+      : shares_(static_cast<std::size_t>(threads)), task_(task) {
+    i64 first = 0, place = 0;
+    for (Share& share : shares_) {
+      share.next.store(first, std::memory_order_relaxed);
+      ++place;
+      share.end = first = count / threads * place + count % threads * place / threads;
+    }
+  }
 
-  void take() {
+  // What thread `index` of the call does.
+  void take(int index) {
+    const std::size_t own = static_cast<std::size_t>(index), count = shares_.size();
     try {
-      for (i64 i = next_.load(std::memory_order_relaxed), end; i < count_;) {
-        end = i + std::max<i64>(1, (count_ - i) / (kRuns * threads_));
-        if (!next_.compare_exchange_weak(i, end, std::memory_order_acq_rel, std::memory_order_relaxed)) continue;
-        for (; i < end; ++i) task_(i);
-        i = next_.load(std::memory_order_relaxed);
-      }
+      for (std::size_t i = 0; i < count; ++i) take(shares_[(own + i) % count]);
     } catch (...) {
-      next_.store(count_, std::memory_order_relaxed);
+      for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
       std::lock_guard<std::mutex> lock(mutex_);
       if (!error_) error_ = std::current_exception();
     }
@@ -72,9 +79,22 @@ class Job {
   }
 
  private:
-  const i64 count_, threads_;
+  struct alignas(64) Share {
+    std::atomic<i64> next{0};
+    i64 end = 0;
+  };
+
+  void take(Share& share) {
+    for (i64 i = share.next.load(std::memory_order_relaxed); i < share.end;) {
+      const i64 end = i + std::max<i64>(1, (share.end - i) / kRuns);
+      if (!share.next.compare_exchange_weak(i, end, std::memory_order_acq_rel, std::memory_order_relaxed)) continue;
+      for (; i < end; ++i) task_(i);
+      i = share.next.load(std::memory_order_relaxed);
+    }
+  }
+
+  std::vector<Share> shares_;
   const std::function<void(i64)>& task_;
-  std::atomic<i64> next_{0};
   std::mutex mutex_;
   std::exception_ptr error_;
 };
@@ -101,7 +121,7 @@ class Pool {
       asleep = asleep_ > 0;
     }
     if (asleep) wake_.notify_all();
-    job.take();
+    job.take(0);
     // The helpers are about to finish too: looking a moment is quicker than to sleep and be woken.
     for (int i = 0; i < kLooks && running_.load(std::memory_order_acquire) != 0; ++i) relax();
     std::unique_lock<std::mutex> lock(mutex_);
@@ -148,7 +168,7 @@ class Pool {
       running_.fetch_add(1, std::memory_order_relaxed);
       Job* const job = job_;
       lock.unlock();
-      job->take();
+      job->take(id + 1);
       lock.lock();
       if (running_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
@@ -165,9 +185,12 @@ class Pool {
   std::atomic<std::uint64_t> round_{0};
 };
 
-// GOMP_parallel of an OpenMP runtime (GCC's, LLVM's and Intel's have it): fn(data) in each of a team of threads.
-using OpenMP = void (*)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
-std::atomic<OpenMP> openmp{nullptr};
+// Of an OpenMP runtime (GCC's, LLVM's and Intel's have them): fn(data) in each of a team of threads; which one this is.
+struct OpenMP {
+  void (*parallel)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
+  int (*thread_number)();
+};
+std::atomic<const OpenMP*> openmp{nullptr};
 std::atomic<bool> forked{false};
 
 // Never destroyed: workers may still sleep on it when the process ends.
@@ -204,19 +227,22 @@ std::uint64_t libraries_loaded() {
 }
 
 // The OpenMP runtime that torch uses, or null where torch is not loaded. Looked for again once a library was loaded.
-OpenMP torch_threads() {
+const OpenMP* torch_threads() {
   static std::atomic<std::uint64_t> looked{0};
-  if (const OpenMP found = openmp.load()) return found;
+  if (const OpenMP* const found = openmp.load()) return found;
   if (forked.load()) return nullptr;
   const std::uint64_t loads = libraries_loaded();
   if (looked.exchange(loads) == loads) return nullptr;
   void* const torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
   if (!torch) return nullptr;
   // Looked up from torch on, so that it is the runtime which torch uses, should there be several.
-  const OpenMP found = reinterpret_cast<OpenMP>(dlsym(torch, "GOMP_parallel"));
-  openmp.store(found);
+  static OpenMP found;
+  found.parallel = reinterpret_cast<decltype(found.parallel)>(dlsym(torch, "GOMP_parallel"));
+  found.thread_number = reinterpret_cast<decltype(found.thread_number)>(dlsym(torch, "omp_get_thread_num"));
   dlclose(torch);
-  return found;
+  if (!found.parallel || !found.thread_number) return nullptr;
+  openmp.store(&found);
+  return &found;
 }
 
 }  // namespace
@@ -248,11 +274,21 @@ void parallel_for(i64 count, int threads, const std::function<void(i64)>& task) 
     return;
   }
   Job job(count, threads, task);
-  if (const OpenMP parallel = torch_threads())
+  if (const OpenMP* const openmp = torch_threads()) {
+    struct Team {
+      Job& job;
+      const OpenMP& openmp;
+    } team{job, *openmp};
     // All of the team, whatever the count: a runtime ends the threads that a smaller team leaves over.
-    parallel([](void* data) { static_cast<Job*>(data)->take(); }, &job, static_cast<unsigned>(threads), 0);
-  else
+    openmp->parallel(
+        [](void* data) {
+          const auto& [job, openmp] = *static_cast<Team*>(data);
+          job.take(openmp.thread_number());
+        },
+        &team, static_cast<unsigned>(threads), 0);
+  } else {
     the_pool().run(job, static_cast<int>(std::min<i64>(threads, count)) - 1);
+  }
   job.rethrow();
 }
 
