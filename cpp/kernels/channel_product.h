@@ -7,6 +7,8 @@
 
 namespace upscore::UPSCORE_ISA {
 
+constexpr int kSecondLevel = 2;  // cache: where what comes from memory is fetched to
+
 // Columns that are multiplied together: two save loads of addresses, for which registers are short, too, but take
 // vectors for their weights.
 template <typename T, int R>
@@ -71,8 +73,7 @@ void channel_product(const ChannelProduct<T>& p) {
     i64 at = 0;
     for (i64 column = 0; column < p.columns; column += C, w += C * step) {
 #pragma GCC unroll 8
-      for (int v = 0; v < C * NV; ++v) __builtin_prefetch(ahead + 64 * v);
-      ahead += C * p.ahead_step;
+      for (int c = 0; c < C; ++c, ahead += p.ahead_step) __builtin_prefetch(ahead, 0, kSecondLevel);
       Vector<T> rows[C][NV];
       load_rows<T, R, NV>(w, p.w_tile_stride, step, rows);
 #pragma GCC unroll 8
@@ -89,7 +90,6 @@ void channel_product(const ChannelProduct<T>& p) {
 }
 
 constexpr int kColumnsAhead = 64;  // fetched from the second-level cache
-constexpr int kInputsAhead = 2;    // fetched into it
 
 // With tiles of a vector, and columns next to each other, of positions that lie `x_pitch` apart: few of them take an
 // address of their own, and no register has to be fetched back in between.
@@ -109,7 +109,7 @@ void line_product(const ChannelProduct<T>& p) {
         for (i64 c = 0; c < p.columns; c += 64 / i64{sizeof(T)}) __builtin_prefetch(next + c);
     }
     for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, ahead += p.ahead_step) {
-      __builtin_prefetch(ahead, 0, kInputsAhead);
+      __builtin_prefetch(ahead, 0, kSecondLevel);
       Vector<T> rows[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
@@ -140,7 +140,7 @@ void plane_product(const ChannelProduct<T>& p) {
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T *w = p.w + p.w_offset[tap], *x = p.x[0] + p.x_tap[tap];
     for (i64 column = 0; column < p.columns; ++column, w += step, x += stride, ahead += p.ahead_step) {
-      __builtin_prefetch(ahead, 0, kInputsAhead);
+      __builtin_prefetch(ahead, 0, kSecondLevel);
       Vector<T> rows[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
