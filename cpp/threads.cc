@@ -63,7 +63,7 @@ class Job {
     }
   }
 
-  // What thread `index` of the call does.
+  // What thread `index` of the call does; there may be more threads than shares.
   void take(int index) {
     const std::size_t own = static_cast<std::size_t>(index), count = shares_.size();
     try {
@@ -273,19 +273,19 @@ void parallel_for(i64 count, int threads, const std::function<void(i64)>& task) 
     for (i64 i = 0; i < count; ++i) task(i);
     return;
   }
-  Job job(count, threads, task);
+  Job job(count, static_cast<int>(std::min<i64>(threads, count)), task);
   if (const OpenMP* const openmp = torch_threads()) {
-    struct Team {
+    struct Given {
       Job& job;
       const OpenMP& openmp;
-    } team{job, *openmp};
+    } given{job, *openmp};
     // All of the team, whatever the count: a runtime ends the threads that a smaller team leaves over.
     openmp->parallel(
         [](void* data) {
-          const auto& [job, openmp] = *static_cast<Team*>(data);
-          job.take(openmp.thread_number());
+          const Given& all = *static_cast<Given*>(data);
+          all.job.take(all.openmp.thread_number());
         },
-        &team, static_cast<unsigned>(threads), 0);
+        &given, static_cast<unsigned>(threads), 0);
   } else {
     the_pool().run(job, static_cast<int>(std::min<i64>(threads, count)) - 1);
   }
