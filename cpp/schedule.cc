@@ -12,10 +12,11 @@
 namespace upscore {
 namespace {
 
-constexpr double kSerialWork = 6e6;  // multiplications, or as long, below which waking another thread costs more
-constexpr i64 kMaxVectors = 12;      // vectors of positions in a tile
-constexpr i64 kFewRows = 32;         // rows of products up to which copying counts:
-constexpr i64 kFewInputs = 16;       // or inputs of a product
+constexpr double kSerialWork = 6e6;   // multiplications, or as long, below which waking another thread costs more
+constexpr i64 kMaxVectors = 12;       // vectors of positions in a tile
+constexpr i64 kNearPanel = 30 << 10;  // bytes
+constexpr i64 kFewRows = 32;          // rows of products up to which copying counts:
+constexpr i64 kFewInputs = 16;        // or inputs of a product
 constexpr i64 kMaxVectorsOfFewRows = 64;
 constexpr i64 kMostAcross = 65;   // tiles next to each other, unless rows are longer
 constexpr i64 kStaging = 4096;    // numbers put together before they are written
@@ -205,8 +206,11 @@ class Scheduler {
     const i64 least = std::min(align_, layer_.rows) * (packing_.fused ? packing_.phases : step_);
     const bool few =
         layer_.rows * (packing_.fused ? packing_.phases : 1) <= kFewRows || packing_.columns * places_ <= kFewInputs;
-    return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1,
-                           few ? kMaxVectorsOfFewRows : kMaxVectors);
+    // A panel that all rows read may as well stay in the first-level cache, if tiles do not become narrow.
+    const i64 widest = target_.vectors(packing_.tile_rows);
+    const i64 near = kNearPanel / (packing_.columns * places_ * lanes_ * target_.number_bytes) / widest * widest;
+    const i64 most = few ? kMaxVectorsOfFewRows : near < 2 * widest ? kMaxVectors : std::min(near, kMaxVectors);
+    return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1, most);
   }
   bool panel_fits(i64 lines, i64 width) const {
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
