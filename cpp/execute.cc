@@ -37,6 +37,7 @@ class Execution {
         x_(x),
         y_(y) {
     if (call.writes_last) biases_ = bias_of_phases(bias, layer.rows, schedule.axis[2].out_step);
+    if (takes_products()) find_rows();
   }
 
   void run() {
@@ -150,11 +151,19 @@ class Execution {
     const i64 phases = packing_.fused ? 1 : part.strips * step;
     thread_local std::vector<T*> outputs;
     const bool direct = find_outputs(segments, outputs);
+    const bool pairs = !direct && !pairs_.empty();
+    if (pairs) {
+      outputs.clear();
+      for (i64 i = 0; i < width; i += target_.lanes) outputs.push_back(sums + 2 * i);
+    }
+    const OutputRows<T> taken{outputs.data(), direct ? rows_.data() : pairs_.data(),
+                              direct && schedule_.writing.stream};
+    const i64 sums_width = pairs ? schedule_.tile.width : width;
     std::optional<Writer<T>> writer;
     if (!direct)
-      writer.emplace(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, width,
+      writer.emplace(kernels_, schedule_.writing, schedule_.axis, segments, part.first_strip, part.strips, sums_width,
                      layer_.groups * layer_.rows * call_.out[0] * call_.out[1] * call_.out[2], sums + schedule_.sums,
-                     call_.writes_last ? layer_.rows : 1);
+                     call_.writes_last ? layer_.rows : 1, pairs);
     const i64 pitch = width * (call_.writes_last ? part.rows : 1);
     for (Part one = part; one.group < part.group + part.groups; ++one.group) {
       for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
@@ -164,22 +173,27 @@ class Execution {
                       plane, r, panel);
         thread_local Ahead ahead;
         look_ahead(source.runs(), tile, one, i, ahead);
-        T* const* const to = direct && i + 1 == schedule_.reductions.size() ? outputs.data() : nullptr;
+        const OutputRows<T>* const to = (direct || pairs) && i + 1 == schedule_.reductions.size() ? &taken : nullptr;
         for (i64 phase = 0; phase < phases; ++phase)
           multiply(source, first_phase + phase, one, r, i > 0, row, rows, panel, sums + phase * pitch, ahead, to);
       }
-      if (writer) write(*writer, one, width, sums);
+      if (writer) write(*writer, one, sums_width, sums);
     }
   }
 
-  // If rows of products, or pairs of them, are rows of the output, whole vectors of them, they need not wait in memory
-  // until they are put together: where each vector of positions goes, for the first channel and phase.
+  // Whether rows of products, or pairs of them, are rows of the output.
+  bool takes_products() const {
+    const i64 step = schedule_.axis[2].out_step;
+    if (call_.writes_last) return false;
+    return step == 1 ? packing_.phases == 1 : step == 2 && packing_.fused && packing_.tile_rows % 2 == 0;
+  }
+
+  // Whole vectors of them need not wait in memory until they are put together: where each vector of a tile's positions
+  // goes, for the first channel and phase.
   bool find_outputs(const std::vector<Segment>& segments, std::vector<T*>& outputs) const {
     const AxisPlan* axis = schedule_.axis;
     const i64 lanes = target_.lanes, step = axis[2].out_step, plane = axis[0].out * axis[1].out * axis[2].out;
-    if (call_.writes_last) return false;
-    if (step == 1 ? packing_.phases != 1 : step != 2 || !packing_.fused || packing_.tile_rows % 2 != 0) return false;
-    if (schedule_.writing.stream && !on_vectors(axis[2])) return false;
+    if (rows_.empty() || (schedule_.writing.stream && !on_vectors(axis[2]))) return false;
     outputs.clear();
     i64 filled = 0;  // places
     const T* next = nullptr;
@@ -209,7 +223,7 @@ class Execution {
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused);
   // [phase][channel][position] if they are written channels last. With `outputs` they are written there instead.
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
-                i64 width, i64 tile_rows, const T* panel, T* sums, Ahead& ahead, T* const* outputs = nullptr) {
+                i64 width, i64 tile_rows, const T* panel, T* sums, Ahead& ahead, const OutputRows<T>* outputs) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -250,9 +264,7 @@ class Execution {
       p.accumulate = accumulate;
       p.ahead_stride = call_.in[0] * call_.in[1] * call_.in[2];
       T* to_sums = sums + (row - from) * p.c_stride;
-      OutputRows<T> out;
-      if (outputs) find_rows(part.group, row, height, out);
-      const bool pairs = schedule_.axis[2].out_step == 2;
+      const i64 step = schedule_.axis[2].out_step;
       // Rows of one vector are taken several at a time; longer ones in pieces.
       const i64 vectors = width / target_.lanes;
       const bool across = vectors == 1 && tile_rows > 1;
@@ -264,8 +276,10 @@ class Execution {
           p.c = to_sums + r * width + v * target_.lanes;
           p.ahead = ahead.take(taps);
           if (outputs) {
-            out.vector = outputs + r * vectors + v;
-            (pairs ? kernels_.product_pairs : kernels_.product_rows)[height][n](p, out);
+            OutputRows<T> out = *outputs;
+            out.vector += r * vectors + v;
+            out.row += (part.group * total + row) / step;
+            (step == 2 ? kernels_.product_pairs : kernels_.product_rows)[height][n](p, out);
           } else {
             kernels_.product[height][n](p);
           }
@@ -274,20 +288,20 @@ class Execution {
     }
   }
 
-  // Where the rows of a product belong, or its pairs.
-  void find_rows(i64 group, i64 row, int height, OutputRows<T>& out) const {
+  // Where the rows of all products belong, or their pairs, and what is added to them. Pairs that cannot be written to
+  // the output alternate in the sums of a task, if there are no sums of other terms there.
+  void find_rows() {
     const AxisPlan* axis = schedule_.axis;
-    const i64 step = axis[2].out_step, plane = axis[0].out * axis[1].out * axis[2].out, strips = packing_.phases / step;
-    out.past_caches = schedule_.writing.stream;
-    i64 channel = group * layer_.rows + row / step / strips, strip = row / step % strips;
-    for (int i = 0; i < height / step; ++i) {
-      out.row[i] = channel * plane + (strip / axis[1].out_step * axis[1].out + strip % axis[1].out_step) * axis[2].out;
-      out.bias[i] = bias_ ? bias_[channel] : T(0);
-      if (++strip == strips) {
-        strip = 0;
-        ++channel;
+    const i64 plane = axis[0].out * axis[1].out * axis[2].out, strips = axis[0].out_step * axis[1].out_step;
+    const bool pairs = axis[2].out_step == 2 && schedule_.reductions.size() == 1 && schedule_.writing.staged;
+    for (i64 channel = 0; channel < layer_.groups * layer_.rows; ++channel)
+      for (i64 strip = 0; strip < strips; ++strip) {
+        const i64 row = strip / axis[1].out_step * axis[1].out + strip % axis[1].out_step;
+        const T bias = bias_ ? bias_[channel] : T(0);
+        rows_.push_back({channel * plane + row * axis[2].out, bias});
+        const i64 of_task = channel % layer_.rows % schedule_.chunk * strips + strip;
+        if (pairs) pairs_.push_back({of_task * 2 * schedule_.tile.width, bias});
       }
-    }
   }
 
   void write(Writer<T>& writer, const Part& part, i64 width, const T* sums) {
@@ -308,6 +322,8 @@ class Execution {
   const T *packed_, *bias_, *x_;
   T* y_;
   std::vector<T> biases_;  // per phase of the last axis and channel, channels last
+  std::vector<OutputRow<T>> rows_,
+      pairs_;  // per channel and phase of the leading axes, if products are rows of outputs
 };
 
 }  // namespace

@@ -23,13 +23,15 @@ class Writer {
  public:
   // `width` sums lie between one phase and the next, and `strips` phases of the leading axes from `first_strip` on
   // behind each other. With `channels` > 1 they are written next to each other, and their sums lie so too, within a
-  // phase.
+  // phase. If `interleaved`, the phases of the last axis alternate already, with the bias.
   Writer(const Kernels<T>& kernels, const Writing& writing, const AxisPlan* axis, const std::vector<Segment>& segments,
-         i64 first_strip, i64 strips, i64 width, i64 image_pitch, T* staging, i64 channels = 1)
+         i64 first_strip, i64 strips, i64 width, i64 image_pitch, T* staging, i64 channels = 1,
+         bool interleaved = false)
       : kernels_(kernels),
         writing_(writing),
         step_(axis[2].out_step * channels),
         width_(width),
+        interleaved_(interleaved),
         room_(writing.staging - writing.together - step_ * kernels.lanes),
         staging_(staging),
         together_(staging + writing.staging - writing.together),
@@ -40,7 +42,8 @@ class Writer {
     blocks_.clear();
     strips_.clear();
     const i64 all = (segments.back().place + segments.back().length) * axis[2].out_step;  // of a strip
-    if (writing.together > 0 && writing.hollow.empty() && all * strips + step_ * kernels.lanes <= writing.together)
+    if (!interleaved && writing.together > 0 && writing.hollow.empty() &&
+        all * strips + step_ * kernels.lanes <= writing.together)
       for (i64 strip = 0; strip < strips; ++strip) strips_.push_back({strip * step_ * width, 0, all, strip * all});
     for (const Segment& s : segments) {
       const i64 x0 = axis[2].base + s.at[2] * axis[2].out_step;
@@ -52,7 +55,8 @@ class Writer {
                   y = axis[1].base + s.at[1] * axis[1].out_step + ry;
         if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
         const bool hollow = !writing_.hollow.empty() && writing_.hollow[static_cast<std::size_t>(first_strip + strip)];
-        const i64 source = strips_.empty() ? strip * step_ * width + s.place : strip * all + s.place * step_;
+        const i64 pitch = strips_.empty() ? step_ * width : all;
+        const i64 source = strip * pitch + s.place * (strips_.empty() && !interleaved ? 1 : step_);
         add({hollow ? -1 : source, from * channels, to * channels,
              s.batch * image_pitch + ((z * axis[1].out + y) * axis[2].out + x0 + from) * channels});
       }
@@ -66,7 +70,9 @@ class Writer {
       kernels_.interleave(sums, width_, step_, strips_.data(), static_cast<i64>(strips_.size()), bias, each, together_,
                           true);
     auto put = [&](const RowPart* rows, i64 count, T* to, bool excess) {
-      if (strips_.empty())
+      if (interleaved_)
+        kernels_.copy_rows(sums, rows, count, to);
+      else if (strips_.empty())
         kernels_.interleave(sums, width_, step_, rows, count, bias, each, to, excess);
       else
         kernels_.copy_rows(together_, rows, count, to);
@@ -74,12 +80,16 @@ class Writer {
     const RowPart* rows = rows_.data();
     if (!writing_.staged) return put(rows, static_cast<i64>(rows_.size()), channel, false);
     for (const Block& block : blocks_) {
-      put(rows, block.rows, staging_, true);
+      const T* from = staging_;
+      if (interleaved_ && block.rows == 1)
+        from = sums + rows->source + rows->first;
+      else
+        put(rows, block.rows, staging_, true);
       rows += block.rows;
       if (writing_.stream)
-        kernels_.stream(staging_, block.length, channel + block.output);
+        kernels_.stream(from, block.length, channel + block.output);
       else
-        std::copy_n(staging_, block.length, channel + block.output);
+        std::copy_n(from, block.length, channel + block.output);
     }
   }
 
@@ -120,7 +130,9 @@ class Writer {
 
   const Kernels<T>& kernels_;
   const Writing& writing_;
-  const i64 step_, width_, room_;
+  const i64 step_, width_;
+  const bool interleaved_;
+  const i64 room_;
   T *const staging_, *const together_;
   std::vector<RowPart>& rows_;
   std::vector<Block>& blocks_;

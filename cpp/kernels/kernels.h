@@ -56,12 +56,16 @@ template <typename T>
 using ProductKernel = void (*)(const Product<T>&);
 
 // Where the rows of a product go that are an output already, for vector v of positions from vector[v] on: every row to
-// row[r], or each pair of them, alternating, to row[pair].
+// its place, or each pair of them, alternating, to the place of the pair.
+template <typename T>
+struct OutputRow {
+  i64 place;
+  T bias;
+};
 template <typename T>
 struct OutputRows {
   T* const* vector;
-  i64 row[kMaxTileRows];
-  T bias[kMaxTileRows];
+  const OutputRow<T>* row;
   bool past_caches;  // the rows lie on vectors
 };
 template <typename T>

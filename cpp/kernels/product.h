@@ -73,11 +73,10 @@ inline __attribute__((always_inline)) void write_rows(const OutputRows<T>& out, 
   for (int v = 0; v < NV; ++v) vector[v] = out.vector[v];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; r += S) {
-    const i64 row = out.row[r / S];
-    const T bias = out.bias[r / S];
+    const auto [place, bias] = out.row[r / S];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      T* to = vector[v] + row;
+      T* to = vector[v] + place;
       const Vector<T> a = acc[r][v] + bias;
       if constexpr (S == 1) {
         put<PastCaches, T>(to, a);
