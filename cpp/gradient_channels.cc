@@ -70,7 +70,7 @@ class Multiplied final : public WeightGradient<T> {
     if (joined && layer.rows % lanes != 0) this->cost *= kPartial;
     usable_ = true;
     if (joined || !call.reads_last || !call.writes_last || layer.rows % lanes != 0 || layer.cols < kFewest) return;
-    products_ = piece(tiles_.column_chunk, fitting_positions(vectors_, in_.kernels.registers));
+    products_ = piece(tiles_.column_chunk, fitting_channels(vectors_, in_.kernels.registers));
     const i64 calls = taps_ * tiles_.row_chunks() * ceil_div(layer.cols, products_);
     const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images);
     const double cost = static_cast<double>(calls) * product_cycles(vectors_, products_, terms) +

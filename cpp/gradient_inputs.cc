@@ -64,7 +64,7 @@ class Broadcast final : public WeightGradient<T> {
               tiles_.wide() +
           tap % kernel[2] * layer.dilation[2]);
     vectors_ = round_up(piece(tiles_.column_chunk, kMaxRowVectors * lanes), lanes) / lanes;
-    products_ = fitting_positions(vectors_, in_.kernels.registers);
+    products_ = fitting_channels(vectors_, in_.kernels.registers);
     const double terms = static_cast<double>(tiles_.across * tiles_.down * tiles_.images);
     auto products = [&](i64 numbers, i64 most) {
       const i64 calls = ceil_div(numbers, most) * tiles_.row_chunks() * ceil_div(layer.cols, vectors_ * lanes);

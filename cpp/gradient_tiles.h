@@ -12,6 +12,9 @@ constexpr double kTurnedSum = 0.7;       // cycles to turn a number of the gradi
 constexpr i64 kLines = Limits::offsets;  // rows of positions in a tile
 constexpr i64 kFewest = 4;               // numbers that are broadcast at once: fewer products wait for each other
 
+// Of them, so many: channels come in powers of two, and cache lines.
+constexpr i64 fitting_channels(i64 vectors, i64 registers) { return std::min<i64>(registers / vectors, kMaxPositions); }
+
 struct GradientTiles {
   struct Part {
     i64 group, row, rows, column, columns;  // output and input channels

@@ -28,7 +28,8 @@ constexpr int most_vectors(int rows, int registers) {
 constexpr int kMaxRowVectors = 3;
 constexpr int kMaxPositions = 12;
 constexpr i64 fitting_positions(i64 vectors, i64 registers) {
-  return registers / vectors < kMaxPositions ? registers / vectors : kMaxPositions;
+  const i64 fit = (registers + registers / 8) / vectors;  // no register is left then
+  return fit < kMaxPositions ? fit : kMaxPositions;
 }
 
 // How many of the vectors that are left are multiplied next: two pieces alike rather than a narrow last one.

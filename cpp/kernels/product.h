@@ -21,11 +21,11 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
     for (i64 column = 0; column < p.columns; ++column, ahead += ahead_stride) {
       __builtin_prefetch(ahead, 0, 2);
       Vector<T> xv[NV];
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) xv[v] = load(x + v * p.x_vector);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
+      for (int v = 0; v < NV; ++v) xv[v] = load_for<T, MR>(x + v * p.x_vector);
+#pragma GCC unroll 12
       for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int v = 0; v < NV; ++v) acc[r][v] += w[r] * xv[v];
       x += p.x_stride;
       w += p.w_step;
@@ -36,9 +36,9 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
 // To what has been summed before.
 template <typename T, int MR, int NV>
 inline __attribute__((always_inline)) void add_sums(const Product<T>& p, Vector<T> (&acc)[MR][NV]) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int v = 0; v < NV; ++v) acc[r][v] += load(p.c + r * p.c_stride + v * kLanes<T>);
 }
 
@@ -50,9 +50,9 @@ void product(const Product<T>& p) {
   T* const c = p.c;
   const i64 stride = p.c_stride;
   if (p.accumulate) add_sums<T, MR, NV>(p, acc);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int v = 0; v < NV; ++v) store(c + r * stride + v * L, acc[r][v]);
 }
 
@@ -71,10 +71,10 @@ inline __attribute__((always_inline)) void write_rows(const OutputRows<T>& out, 
   constexpr auto lanes = std::make_integer_sequence<int, L>{};
   T* vector[NV];  // stores might change what lies in memory, as far as a compiler knows
   for (int v = 0; v < NV; ++v) vector[v] = out.vector[v];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < MR; r += S) {
     const auto [place, bias] = out.row[r / S];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int v = 0; v < NV; ++v) {
       T* to = vector[v] + place;
       const Vector<T> a = acc[r][v] + bias;

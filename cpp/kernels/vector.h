@@ -40,6 +40,16 @@ inline Vector<T> load(const T* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+// For so many products: compilers would load what two or three share again for each of them.
+template <typename T, int Products>
+inline Vector<T> load_for(const T* p) {
+  Vector<T> v = load(p);
+#if defined(__x86_64__)
+  if constexpr (Products == 2 || Products == 3) asm("" : "+v"(v));
+#endif
+  return v;
+}
+
 template <typename T>
 inline void store(T* p, Vector<T> v) {
   std::memcpy(p, &v, sizeof v);
