@@ -145,6 +145,7 @@ class Plan {
     if ((way_ = way_of(weights, once))) return;
     target_ = target_of(*kernels_);
     packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
+    if (!packing_.vectors && !last && !once) lanes_packing_ = plan_packing(layer_, target_, Order::kVectors);
     if (once && !packing_.vectors) pack_for(*once);
     weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
     pack_weights(layer_, packing_, *kernels_, thread_count(), weights, weights_.data());
@@ -184,7 +185,7 @@ class Plan {
 
   std::size_t packed_bytes() const {
     std::size_t numbers = way_ ? way_->size() : weights_.size();
-    for (const std::shared_ptr<Buffer<T>>* made : {&minimal_weights_, &fold_weights_})
+    for (const std::shared_ptr<Buffer<T>>* made : {&lanes_weights_, &minimal_weights_, &fold_weights_})
       if (const std::shared_ptr<Buffer<T>> one = std::atomic_load(made)) numbers += one->size();
     return numbers * sizeof(T);
   }
@@ -216,6 +217,8 @@ class Plan {
       (minimal_packing_->last ? execute_minimal_last<T>
                               : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal, *kernels_,
                                                     minimal_weights(team.threads)->data(), bias, x, y);
+    else if (plan.direct->channel_lanes && lanes_packing_)
+      execute(layer_, call, *lanes_packing_, *plan.direct, *kernels_, lanes_weights(team.threads)->data(), bias, x, y);
     else
       execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x, y);
   }
@@ -303,7 +306,7 @@ class Plan {
     Layer layer;
     const Kernels<T>* kernels;
     Method method;
-    bool last, vectors;
+    bool last, vectors, both;
     Call call;
     Team team;
     bool operator==(const Question&) const = default;
@@ -335,7 +338,7 @@ class Plan {
   // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
   // none hangs in the child of a fork in which another thread held the lock.
   Schedules schedules_of(const Call& call, const Team& team) const {
-    const Question question{layer_, kernels_, method_, last_, packing_.vectors, call, team};
+    const Question question{layer_, kernels_, method_, last_, packing_.vectors, lanes_packing_.has_value(), call, team};
     auto& [mutex, all] = memory();
     {
       std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
@@ -348,7 +351,8 @@ class Plan {
     }
     Schedules plan = fastest(call, team);
     if (!plan.minimal && !plan.fold)
-      plan.direct = std::make_shared<const Schedule>(plan_schedule(layer_, call, packing_, target_, team));
+      plan.direct =
+          std::make_shared<const Schedule>(plan_direct(layer_, call, packing_, lanes_packing_, target_, team));
     std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (lock) {
       all.emplace_front(question, plan);
@@ -365,7 +369,7 @@ class Plan {
     double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
     if (method_ == Method::kFastest && packed_for_direct(call)) {
       const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
-      limit = plan_schedule(layer_, image, plan_packing(layer_, target_, order_of(call)), target_, {}).cycles;
+      limit = direct_cycles(layer_, image, target_);
       if (reads_far(layer_, image, target_.number_bytes))
         far = static_cast<double>(layer_.cols * call.in[0] * call.in[1] * call.in[2]) / target_.lanes;
       limit += far * (call.reads_last ? Cycles::far_last : Cycles::far);
@@ -395,6 +399,11 @@ class Plan {
     pack(plain.data(), fresh->data());
     return std::atomic_compare_exchange_strong(&kept, &ready, fresh) ? fresh : ready;
   }
+  std::shared_ptr<Buffer<T>> lanes_weights(int threads) {
+    const Packing& p = *lanes_packing_;
+    return made(lanes_weights_, p.per_column * layer_.cols * layer_.groups + kSlack,
+                [&](const T* w, T* to) { pack_weights(layer_, p, *kernels_, threads, w, to); });
+  }
   std::shared_ptr<Buffer<T>> minimal_weights(int threads) {
     const MinimalPacking& p = *minimal_packing_;
     return made(minimal_weights_, layer_.groups * layer_.rows * layer_.cols * p.taps * p.before.back(),
@@ -416,6 +425,8 @@ class Plan {
   std::unique_ptr<Way<T>> way_;  // then nothing of what follows is made
   Packing packing_;
   Buffer<T> weights_;
+  std::optional<Packing> lanes_packing_;  // for calls whose lanes run along channels, if packed for any number of calls
+  std::shared_ptr<Buffer<T>> lanes_weights_;
   std::optional<MinimalPacking> minimal_packing_;
   std::shared_ptr<Buffer<T>> minimal_weights_;
   std::optional<FoldPacking> fold_packing_;

@@ -207,10 +207,7 @@ class Computation {
     p.ahead = ahead_;
     p.ahead_step = ahead_step_;
     ahead_ += p.taps * p.columns * ahead_step_;
-    const auto& kernels = !packing_.vectors ? kernels_.channel_product
-                          : p.x_pitch       ? kernels_.line_product
-                                            : kernels_.vector_product;
-    kernels[block.rows / kernels_.lanes][count](p);
+    (p.x_pitch ? kernels_.line_product : kernels_.channel_product)[block.rows / kernels_.lanes][count](p);
   }
 
   void multiply(const ChannelLanes::Group& group, const Block& block) {
@@ -237,7 +234,7 @@ class Computation {
     i64 c_offset[kMaxPositions];
     p.x = x;
     p.c_offset = c_offset;
-    if (map_.rectangle && packing_.vectors) {  // rows of positions in a line
+    if (map_.rectangle) {  // rows of positions in a line
       const i64 across = map_.rectangle->across, most = piece(across, map_.positions);
       p.x_step = 0;
       p.x_pitch = schedule_.axis[2].in_step * input;

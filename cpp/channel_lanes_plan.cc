@@ -91,9 +91,7 @@ void make_regular(ChannelLanes::Group& group) {
 }
 
 // Vectors of channels that are computed together, of so many rows.
-i64 row_vectors(i64 rows, i64 unit, i64 lanes) {
-  return round_up(piece(rows, kMaxRowVectors * lanes / unit * unit), unit) / lanes;
-}
+i64 row_vectors(i64 rows, i64 lanes) { return piece(rows / lanes, kMaxRowVectors); }
 
 // Cycles for so many outputs with so many taps, of all the columns and a vector of channels. Register tiles of
 // `vectors` by `positions` take two loads or two products a cycle, wait for additions if they have few, and for weights
@@ -115,16 +113,9 @@ constexpr double kTurn = 0.4;    // to turn a number
 constexpr double kStaged = 0.3;  // to write a number where it belongs
 constexpr double kFetch = 0.1;   // for a byte that does not come from a core's own caches
 
-bool allowed(const Call& call, const Packing& packing, const Target& target, const Schedule& schedule, i64 unit) {
-  const bool whole = packing.vectors || (!call.reads_last && packing.tile_rows == target.tile_rows);
-  return !packing.fused && whole && packing.rows % unit == 0 && unit <= kMaxRowVectors * target.lanes &&
-         schedule.positions > 0;
-}
-
 std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, const Packing& packing,
                                         const Target& target, const Schedule& schedule, i64 tasks) {
-  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (!allowed(call, packing, target, schedule, unit)) return std::nullopt;
+  const i64 lanes = target.lanes, bytes = target.number_bytes;
   if (call.reads_last && packing.rows > layer.rows) return std::nullopt;  // runs alone have sums to write these from
   ChannelLanes map;
   i64 in = 1;
@@ -135,7 +126,7 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
 
   // So many images at once that they leave room for the sums of some vectors of channels, and share a pass over the
   // weights; fewer, where that leaves more channels to a task.
-  const i64 rows = std::min(packing.rows, kMaxRowVectors * unit);
+  const i64 rows = std::min(packing.rows, kMaxRowVectors * lanes);
   const i64 panel = (Limits::panel_bytes / ((in + 1) * bytes) - lanes) / packing.columns;
   const i64 sums = Limits::sum_bytes / (map.outputs * (rows + lanes) * bytes);
   if (panel < 1) return std::nullopt;
@@ -163,10 +154,11 @@ std::optional<ChannelLanes> plan_images(const Layer& layer, const Call& call, co
     map.image_pitch = map.images <= lanes ? map.images : round_up(map.images, lanes);
     const i64 outputs = map.outputs * map.images;
     map.parts = ceil_div(call.batch, map.images);
-    const i64 fit = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, packing.rows);
-    for (i64 chunk = fit; chunk > 0; chunk = chunk > unit ? std::max(unit, chunk / 2 / unit * unit) : 0) {
-      map.chunk = round_up(piece(packing.rows, chunk), unit);
-      map.vectors = row_vectors(map.chunk, unit, lanes);
+    const i64 fit =
+        std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / lanes * lanes, lanes, packing.rows);
+    for (i64 chunk = fit; chunk > 0; chunk = chunk > lanes ? std::max(lanes, chunk / 2 / lanes * lanes) : 0) {
+      map.chunk = round_up(piece(packing.rows, chunk), lanes);
+      map.vectors = row_vectors(map.chunk, lanes);
       map.positions =
           std::min(map.vectors == 1 ? kMostApart : kMaxPositions, fitting_positions(map.vectors, target.registers));
       map.sums = outputs * (map.chunk + lanes);
@@ -229,8 +221,8 @@ ChannelLanes::Group outputs_of(const ChannelLanes::Rectangle& rectangle, const L
 
 std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call, const Packing& packing,
                                             const Target& target, const Schedule& schedule, i64 tasks) {
-  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (schedule.phases.size() > 1 || !allowed(call, packing, target, schedule, unit)) return std::nullopt;
+  const i64 lanes = target.lanes, bytes = target.number_bytes;
+  if (schedule.phases.size() > 1) return std::nullopt;
   const AxisPlan* axis = schedule.axis;
   ChannelLanes map;
   // Whole vectors of channels are turned: those of several reductions, if one has fewer.
@@ -252,7 +244,7 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
     if (wide > room) continue;
     const i64 tall = room / (wide * layer.kernel[0]);
     if (tall < extent[1]) continue;
-    const i64 most = Limits::sum_bytes / (r.across * (unit + lanes) * bytes);
+    const i64 most = Limits::sum_bytes / (r.across * (lanes + lanes) * bytes);
     if (most < 1) continue;
     r.down = piece(call.out[1], std::clamp<i64>((tall - extent[1]) / axis[1].in_step + 1, 1, most));
     r.per_row = ceil_div(call.out[2], r.across);
@@ -261,11 +253,11 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
     r.inputs = {layer.kernel[0], (r.down - 1) * axis[1].in_step + extent[1], wide};
     const i64 outputs = r.across * r.down;
     const i64 parts = call.batch * call.out[0] * r.per_row * r.per_column;
-    i64 chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / unit * unit, unit, packing.rows);
-    while (chunk > unit && parts * layer.groups * ceil_div(packing.rows, chunk) < tasks)
-      chunk = std::max(unit, chunk / 2 / unit * unit);
-    chunk = round_up(piece(packing.rows, chunk), unit);
-    const i64 vectors = row_vectors(chunk, unit, lanes);
+    i64 chunk = std::clamp<i64>((Limits::sum_bytes / (outputs * bytes) - lanes) / lanes * lanes, lanes, packing.rows);
+    while (chunk > lanes && parts * layer.groups * ceil_div(packing.rows, chunk) < tasks)
+      chunk = std::max(lanes, chunk / 2 / lanes * lanes);
+    chunk = round_up(piece(packing.rows, chunk), lanes);
+    const i64 vectors = row_vectors(chunk, lanes);
     const i64 positions = fitting_positions(vectors, target.registers);
     const double inputs =
         static_cast<double>(r.inputs[0] * r.inputs[1] * std::max(wide, lanes) * round_up(layer.cols, lanes));
@@ -294,10 +286,9 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
 
 // Channels last: runs of positions and chunks of channels such that weights and inputs are read seldom, and all threads
 // have work.
-std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, const Packing& packing,
-                                      const Target& target, const Schedule& schedule, i64 tasks) {
-  const i64 lanes = target.lanes, unit = std::max<i64>(lanes, packing.tile_rows), bytes = target.number_bytes;
-  if (!allowed(call, packing, target, schedule, unit)) return std::nullopt;
+std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call&, const Packing& packing, const Target& target,
+                                      const Schedule& schedule, i64 tasks) {
+  const i64 lanes = target.lanes, bytes = target.number_bytes;
   i64 dense = 1, phases = 1, taps = 0;  // inputs or outputs of a position
   for (const AxisPlan& axis : schedule.axis) {
     dense *= axis.in_step;
@@ -307,12 +298,12 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
   const bool adds = schedule.reductions.size() > 1, staged = packing.rows > layer.rows;
   const i64 room = Limits::panel_bytes / (packing.columns * dense * bytes);
   std::optional<ChannelLanes> best;
-  for (i64 chunks = 1; chunks <= packing.rows / unit; chunks *= 2) {
+  for (i64 chunks = 1; chunks <= packing.rows / lanes; chunks *= 2) {
     ChannelLanes map;
     map.last = true;
     map.panel = packing.columns;
-    map.chunk = round_up(piece(packing.rows, ceil_div(packing.rows, chunks)), unit);
-    map.vectors = row_vectors(map.chunk, unit, lanes);
+    map.chunk = round_up(piece(packing.rows, ceil_div(packing.rows, chunks)), lanes);
+    map.vectors = row_vectors(map.chunk, lanes);
     map.positions = fitting_positions(map.vectors, target.registers);
     const i64 fit = adds || staged ? std::min(room, Limits::sum_bytes / (phases * map.chunk * bytes)) : room;
     const i64 cuts = ceil_div(packing.rows, map.chunk) * layer.groups;
@@ -349,6 +340,7 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call& call, cons
 
 std::optional<ChannelLanes> plan_channel_lanes(const Layer& layer, const Call& call, const Packing& packing,
                                                const Target& target, const Schedule& schedule, i64 tasks) {
+  if (!packing.vectors || schedule.positions == 0) return std::nullopt;
   std::optional<ChannelLanes> images = plan_images(layer, call, packing, target, schedule, tasks);
   std::optional<ChannelLanes> rectangles =
       (call.reads_last ? plan_runs : plan_rectangles)(layer, call, packing, target, schedule, tasks);

@@ -325,9 +325,8 @@ bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& pack
   if (!image) return false;
   if (call.in[0] * call.in[1] * call.in[2] > kSmall) return image->cycles < limit;
   some.batch = kSeveral;
-  const Packing direct = plan_packing(layer, target, order_of(call));
   return image->cycles * plan_fold(layer, some, packing, target, {})->cycles <
-         limit * plan_schedule(layer, some, direct, target, {}).cycles;
+         limit * direct_cycles(layer, some, target);
 }
 
 bool writes_last(const Layer& layer, const FoldPacking& packing, const FoldSchedule& schedule, const Target& target) {

@@ -203,7 +203,7 @@ class Broadcast final : public WeightGradient<T> {
       for (i64 r = 0; r < at.down; ++r)
         x_tap[n * at.down + r] = n * layer.kernel[0] * slab + r * layer.stride[1] * width;
     const bool apart = inputs.position != lanes;
-    const auto& kernel = apart ? in_.kernels.apart_product : in_.kernels.vector_product;
+    const auto& kernel = apart ? in_.kernels.apart_product : in_.kernels.channel_product;
     ChannelProduct<T> p;
     p.w_tile_stride = inputs.vector;
     p.w_step = inputs.position;

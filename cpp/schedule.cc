@@ -29,6 +29,8 @@ constexpr i64 kTogether = 64 << 10;  // bytes of a channel then
 // Cycles, for choosing between tiles.
 constexpr double kPick = 2;  // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
+constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
+constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
 
 // The lines of a window by rows: those of one row are where its taps read; several rows share all that any of them can
@@ -111,7 +113,7 @@ class Scheduler {
     if (call_.reads_last == call_.writes_last)
       s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
     s_.cycles = cycles;
-    if (s_.channel_lanes && (packing_.vectors || s_.channel_lanes->cycles < cycles)) {
+    if (s_.channel_lanes) {
       s_.cycles = s_.channel_lanes->cycles;
       if (call_.reads_last)
         s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, 1, 0, target_);
@@ -422,6 +424,31 @@ Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, i64 sums,
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
                        const Team& team) {
   return Scheduler(layer, call, packing, target, team).build();
+}
+
+Schedule plan_direct(const Layer& layer, const Call& call, const Packing& any, const std::optional<Packing>& vectors,
+                     const Target& target, const Team& team) {
+  Schedule direct = plan_schedule(layer, call, any, target, team);
+  if (!vectors || call.reads_last || call.writes_last) return direct;
+  Schedule lanes = plan_schedule(layer, call, *vectors, target, team);
+  if (!lanes.channel_lanes) return direct;
+  auto faster = [&](const Schedule& one, const Schedule& other, i64 batch) {
+    double cycles = one.cycles;
+    if (!one.channel_lanes->rectangle)
+      cycles += kTurned * static_cast<double>(batch * call.out[0] * call.out[1] * call.out[2] * vectors->rows);
+    return cycles < other.cycles;
+  };
+  if (!any.fused) return faster(lanes, direct, call.batch) ? lanes : direct;
+  // Phases in one product are summed in other blocks: neither batch nor threads may change the bits.
+  const Call image{1, call.in, call.out, call.lo};
+  Schedule fused = plan_schedule(layer, image, any, target, {});
+  fused.cycles *= kFused;
+  return faster(plan_schedule(layer, image, *vectors, target, {}), fused, 1) ? lanes : direct;
+}
+
+double direct_cycles(const Layer& layer, const Call& call, const Target& target) {
+  const Packing vectors = plan_packing(layer, target, Order::kVectors);
+  return plan_direct(layer, call, plan_packing(layer, target, order_of(call)), vectors, target, {}).cycles;
 }
 
 }  // namespace upscore

@@ -136,4 +136,11 @@ struct Schedule {
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
                        const Team& team);
 
+// With the weights packed as for any call; or, channels first, in vectors, if lanes along channels take less time.
+Schedule plan_direct(const Layer& layer, const Call& call, const Packing& any, const std::optional<Packing>& vectors,
+                     const Target& target, const Team& team);
+
+// What that should take of one thread, with weights that are packed in both ways.
+double direct_cycles(const Layer& layer, const Call& call, const Target& target);
+
 }  // namespace upscore

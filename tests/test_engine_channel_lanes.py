@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from upscore import cpu, engine
 from upscore.geometry import Geometry
@@ -28,6 +29,31 @@ def test_small_maps(isa, dtype):
     assert " of a small map: lanes run along channels" in layer.why(3, geometry, *sizes[0])
     assert "small map" not in layer.why(3, geometry, *sizes[1])
     np.testing.assert_array_equal(alone, among_zeros[:, :, 40 : 40 + alone.shape[2], 30 : 30 + alone.shape[3]])
+
+
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize(("kernel", "stride", "channels"), [(4, 2, 20), (3, 2, 5), (2, 2, 40), (3, 3, 9), (3, 1, 24)])
+def test_small_maps_of_any_channels(kernel, stride, channels, isa):
+    """Weights are packed in vectors, too, at the first call whose lanes run along channels."""
+    cpu.force(isa)
+    rng = np.random.default_rng(channels)
+    w = rng.standard_normal((260, channels, kernel, kernel)).astype(np.float32)
+    bias = rng.standard_normal(channels).astype(np.float32)
+    x = rng.standard_normal((9, 260, 3, 2)).astype(np.float32)
+    geometry = Geometry((kernel, kernel), stride)
+    size = geometry.output_size((3, 2))
+    layer = engine.Packed(w, bias, geometry, 1, method=engine.Method.DIRECT)
+    packed = layer._plan.packed_bytes
+    y = layer.run(x, geometry, size)
+    lanes = "lanes run along channels" in layer.why(9, geometry, (3, 2), size)
+    assert lanes == (layer._plan.packed_bytes > packed)
+    assert lanes or isa != "avx512" or channels == 5
+    exact = torch.nn.functional.conv_transpose2d(*(torch.from_numpy(a).double() for a in (x, w, bias)), stride)
+    assert np.linalg.norm(y - exact.numpy()) <= 1e-6 * torch.linalg.norm(exact)
+    for threads in (2, 7):
+        np.testing.assert_array_equal(layer.run(x, geometry, size, threads=threads), y)
+    for n in (0, 8):
+        np.testing.assert_array_equal(layer.run(x[n : n + 1], geometry, size)[0], y[n])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -102,9 +102,9 @@ def test_rows_of_narrow_maps_are_joined():
 def test_windows_of_any_size_are_copied_once_for_several_rows():
     rng = np.random.default_rng(3)
     geometry = Geometry.from_padding((4, 9, 10), stride=(2, 3, 4), padding=1)
-    w = rng.standard_normal((6, 5, 4, 9, 10)).astype(np.float32)
+    w = rng.standard_normal((6, 2, 4, 9, 10)).astype(np.float32)
     size = (3, 11, 16)
-    x = rng.standard_normal((1, 5, *geometry.output_size(size))).astype(np.float32)
+    x = rng.standard_normal((1, 2, *geometry.output_size(size))).astype(np.float32)
     for why in run_all_ways(w, x, geometry, 1, size, adjoint=True):
         assert "window of 360 inputs" in why
         assert "a task computes 1 x" not in why

@@ -11,28 +11,8 @@ constexpr int kSecondLevel = 2;  // cache: where what comes from memory is fetch
 
 // Columns that are multiplied together: two save loads of addresses, for which registers are short, too, but take
 // vectors for their weights.
-template <typename T, int R, int NV, int P>
-constexpr int kColumns = R <= kLanes<T> && UPSCORE_REGISTERS >= 24 && NV * P <= UPSCORE_REGISTERS ? 2 : 1;
-
-// Their weights: `w` has tiles of R rows. Where a tile is half a vector, two tiles and two columns are loaded together.
-template <typename T, int R, int NV, int P>
-inline void load_rows(const T* w, i64 tile_stride, i64 step, Vector<T> (&rows)[kColumns<T, R, NV, P>][NV]) {
-  constexpr int L = kLanes<T>, C = kColumns<T, R, NV, P>;
-  constexpr auto lanes = std::make_integer_sequence<int, L>{};
-  static_assert(R % L == 0 || 2 * R == L);
-#pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v) {
-    if constexpr (R >= L) {
-#pragma GCC unroll 2
-      for (int c = 0; c < C; ++c)
-        rows[c][v] = load_for<T, P>(w + v / (R / L) * tile_stride + v % (R / L) * L + c * step);
-    } else {
-      const Vector<T> a = load(w + 2 * v * tile_stride), b = load_for<T, 2>(w + (2 * v + 1) * tile_stride);
-      rows[0][v] = low_halves<T>(a, b, lanes);
-      if constexpr (C == 2) rows[1][v] = high_halves<T>(a, b, lanes);
-    }
-  }
-}
+template <int NV, int P>
+constexpr int kColumns = UPSCORE_REGISTERS >= 24 && NV * P <= UPSCORE_REGISTERS ? 2 : 1;
 
 template <typename T, int NV, int P>
 inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, Vector<T> (&acc)[P][NV]) {
@@ -59,10 +39,10 @@ inline __attribute__((always_inline)) void put_sums(const ChannelProduct<T>& p, 
     each([](T* to, Vector<T>& sum, int) { store(to, sum); });
 }
 
-template <typename T, int R, int NV, int P, bool Apart = false>
+template <typename T, int NV, int P, bool Apart>
 void channel_product(const ChannelProduct<T>& p) {
-  constexpr int C = kColumns<T, R, NV, P>;
-  const i64 step = Apart ? p.w_step : R;
+  constexpr int C = kColumns<NV, P>;
+  const i64 step = Apart ? p.w_step : kLanes<T>;
   Vector<T> acc[P][NV] = {};
   const char* ahead = p.ahead ? p.ahead : reinterpret_cast<const char*>(p.w);
   for (i64 tap = 0; tap < p.taps; ++tap) {
@@ -76,7 +56,10 @@ void channel_product(const ChannelProduct<T>& p) {
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c, ahead += p.ahead_step) __builtin_prefetch(ahead, 0, kSecondLevel);
       Vector<T> rows[C][NV];
-      load_rows<T, R, NV, P>(w, p.w_tile_stride, step, rows);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v)
+#pragma GCC unroll 2
+        for (int c = 0; c < C; ++c) rows[c][v] = load_for<T, P>(w + v * p.w_tile_stride + c * step);
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c, at += p.x_stride) {
         if (c > 0 && column + c == p.columns) break;
@@ -162,9 +145,8 @@ template <typename T, int NV, int P>
 void fill_channel_products(Kernels<T>& k) {
   if constexpr (NV <= kMaxRowVectors) {
     if constexpr (P <= fitting_positions(NV, UPSCORE_REGISTERS)) {
-      k.channel_product[NV][P] = channel_product<T, UPSCORE_TILE_ROWS, NV, P>;
-      k.vector_product[NV][P] = channel_product<T, kLanes<T>, NV, P>;
-      k.apart_product[NV][P] = channel_product<T, kLanes<T>, NV, P, true>;
+      k.channel_product[NV][P] = channel_product<T, NV, P, false>;
+      k.apart_product[NV][P] = channel_product<T, NV, P, true>;
       k.line_product[NV][P] = line_product<T, NV, P>;
       k.plane_product[NV][P] = plane_product<T, NV, P>;
       fill_channel_products<T, NV, P + 1>(k);

@@ -172,10 +172,9 @@ struct Kernels {
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
   OutputKernel<T> product_rows[kMaxTileRows + 1][kMaxTileVectors + 1];             // written as they are
   OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];            // of even numbers of rows
-  ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of tile_rows
-  ChannelProductKernel<T> vector_product[kMaxRowVectors + 1][kMaxPositions + 1];   // in tiles of a vector
+  ChannelProductKernel<T> channel_product[kMaxRowVectors + 1][kMaxPositions + 1];  // weights in tiles of a vector
   ChannelProductKernel<T> apart_product[kMaxRowVectors + 1][kMaxPositions + 1];    // the same, columns w_step apart
-  ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // in vectors, places in a line
+  ChannelProductKernel<T> line_product[kMaxRowVectors + 1][kMaxPositions + 1];     // places in a line
   ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];    // or next to each other
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
