@@ -321,11 +321,12 @@ class Plan {
     return *one;
   }
 
-  // Weights in vectors, if that call is faster then.
+  // Weights in vectors, if that call is faster then; or one of an image alone, whose phases in one product are summed
+  // in other blocks: neither batch nor threads change the bits of outputs.
   void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, _] = once;
-    const Call call{batch, in, out, lo, last_, last_ && !writes_one()};
-    const Team team = *once_;
+    const Call call{packing_.fused ? 1 : batch, in, out, lo, last_, last_ && !writes_one()};
+    const Team team = packing_.fused ? Team{} : *once_;
     const std::shared_ptr<const Schedule> any = schedules_of(call, team).direct;
     Packing standard = std::exchange(packing_, plan_packing(layer_, target_, Order::kVectors));
     if (any) {

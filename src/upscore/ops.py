@@ -219,7 +219,8 @@ def conv_transpose(
     geometry = _geometry(array, weights, stride, padding, output_padding, dilation, output_size)
     b = _read_bias(bias, weights, weights.shape[1] * groups)
     size = geometry.output_size(array.shape[2:])
-    return restore(engine.Packed(weights, b, geometry, groups).run(array, geometry, size))
+    once = array.shape[0], array.shape[2:], size, 0
+    return restore(engine.Packed(weights, b, geometry, groups, once=once).run(array, geometry, size))
 
 
 def _geometry(
