@@ -316,9 +316,21 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
   return s;
 }
 
+namespace {
+
+bool overlaps(const Layer& layer) {
+  bool any = false;
+  for (std::size_t a = 0; a < kAxes; ++a) any |= (layer.kernel[a] - 1) * layer.dilation[a] >= layer.stride[a];
+  return any;
+}
+
+}  // namespace
+
 bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
                    double limit) {
   if (layer.cols < kFewColumns) return false;
+  // Nothing overlaps: the direct way does as many products, and writes them where they belong.
+  if (call.reads_last && layer.rows % target.lanes == 0 && !overlaps(layer)) return false;
   if (layer.rows >= target.lanes) limit /= kManyRows;
   Call some{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const std::optional<FoldSchedule> image = plan_fold(layer, some, packing, target, {});
