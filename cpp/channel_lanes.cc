@@ -32,7 +32,7 @@ class Computation {
         in_channels_(layer.groups * layer.cols),
         out_channels_(layer.groups * layer.rows),
         staged_(map_.last && packing.rows > layer.rows),
-        far_(schedule.axis[2].in_step > 1 && reads_far(layer, call, sizeof(T))) {}
+        far_(reads_far(layer, call, sizeof(T))) {}
 
   // Output channels [first_row, first_row + rows) of one group, of one part of the outputs.
   void compute(i64 part, i64 group, i64 first_row, i64 rows) {
@@ -325,7 +325,7 @@ class Computation {
         if (here > 0 && i + here <= end) {
           p.x_step = 0;
           p.x_pitch = step * in_channels_;
-          p.x_far = far_;
+          p.x_far = far_ && block.phase == 0 && block.row == 0;  // others find them in a cache
           p.c_offset = c_line;
           p.x = &first;
           first = p.taps ? line[0] + (start[0] + i * step) * in_channels_ : panel_;
@@ -427,7 +427,7 @@ class Computation {
   T* const y_;
   const i64 plane_, out_plane_, in_channels_, out_channels_;
   const bool staged_;  // channels last, by way of sums: whole vectors of channels would reach into the next outputs
-  const bool far_;     // inputs come from memory, at steps that it does not foresee
+  const bool far_;     // inputs come from memory
   Size first_{};
   i64 image_ = 0, images_ = 1;
   i64 group_ = 0, first_row_ = 0, rows_ = 0, padded_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0,

@@ -73,7 +73,9 @@ void channel_product(const ChannelProduct<T>& p) {
   put_sums<T, NV, P>(p, acc);
 }
 
-constexpr int kColumnsAhead = 64;  // fetched from the second-level cache
+template <typename T>
+constexpr i64 kLine = 64 / i64{sizeof(T)};  // numbers in a cache line
+constexpr int kColumnsAhead = 64;           // fetched from the second-level cache
 
 // With tiles of a vector, and columns next to each other, of positions that lie `x_pitch` apart: few of them take an
 // address of their own, and no register has to be fetched back in between.
@@ -87,28 +89,34 @@ void line_product(const ChannelProduct<T>& p) {
     const T* w = p.w + p.w_offset[tap];
     const T* x[kFar];
     for (int f = 0; f < kFar; ++f) x[f] = p.x[0] + p.x_tap[tap] + f * kNear * pitch;
-    if (p.x_far) {
+    i64 step = p.ahead_step, back = 0;
+    if (p.x_far) {  // a cache line of each position, of so many columns at a time
       const T* next = p.x[0] + (tap + 1 < p.taps ? p.x_tap[tap + 1] : p.x_tap[0] + P * pitch);
-      for (int q = 0; q < P; ++q, next += pitch)
-        for (i64 c = 0; c < p.columns; c += 64 / i64{sizeof(T)}) __builtin_prefetch(next + c);
+      ahead = reinterpret_cast<const char*>(next);
+      step = pitch * i64{sizeof(T)};
+      back = 64 - kLine<T> * step;
     }
-    for (i64 column = 0; column < p.columns; ++column, w += kLanes<T>, ahead += p.ahead_step) {
-      __builtin_prefetch(ahead, 0, kSecondLevel);
-      Vector<T> rows[NV];
+    for (i64 column = 0; column < p.columns;) {
+      for (const i64 end = column + kLine<T> < p.columns ? column + kLine<T> : p.columns; column < end;
+           ++column, w += kLanes<T>, ahead += step) {
+        __builtin_prefetch(ahead, 0, kSecondLevel);
+        Vector<T> rows[NV];
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) {
-        rows[v] = load_for<T, P>(w + v * tile);
-        __builtin_prefetch(w + v * tile + kColumnsAhead * kLanes<T>);
-      }
+        for (int v = 0; v < NV; ++v) {
+          rows[v] = load_for<T, P>(w + v * tile);
+          __builtin_prefetch(w + v * tile + kColumnsAhead * kLanes<T>);
+        }
 #pragma GCC unroll 12
-      for (int q = 0; q < P; ++q) {
-        const T* at = x[q / kNear];
-        const T input = q % kNear == 3 ? at[pitch3] : at[q % kNear * pitch];
+        for (int q = 0; q < P; ++q) {
+          const T* at = x[q / kNear];
+          const T input = q % kNear == 3 ? at[pitch3] : at[q % kNear * pitch];
 #pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) acc[q][v] += input * rows[v];
-      }
+          for (int v = 0; v < NV; ++v) acc[q][v] += input * rows[v];
+        }
 #pragma GCC unroll 4
-      for (int f = 0; f < kFar; ++f) ++x[f];
+        for (int f = 0; f < kFar; ++f) ++x[f];
+      }
+      ahead += back;
     }
   }
   put_sums<T, NV, P>(p, acc);
