@@ -35,6 +35,7 @@
 #include "scratch.h"
 #include "threads.h"
 #include "turn.h"
+#include "unpacked_adjoint.h"
 #include "weight_gradient.h"
 
 namespace nb = nanobind;
@@ -133,6 +134,7 @@ class Plan {
       bias_.assign(bias->data(), bias->data() + bias->size());
       bias_.resize(bias_.size() + kSlack);
     }
+    if (once) plain_ = w;
     nb::gil_scoped_release release;
     if (once) once_ = team_of(std::get<4>(*once));
     const std::vector<T> diagonal = diagonal_of(layer_, w.data());
@@ -256,7 +258,8 @@ class Plan {
     if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
     if (!way && once) {
       const auto& [batch, in, out, lo, threads] = *once;
-      way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);
+      if (!diagonal_) way = unpacked_adjoint(layer_, {batch, in, out, lo}, *kernels_, w);
+      if (!way) way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);
       if (!way) way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_);
     }
     return way;
@@ -433,7 +436,8 @@ class Plan {
   std::optional<FoldPacking> fold_packing_;
   std::shared_ptr<Buffer<T>> fold_weights_;
   std::vector<T> bias_;
-  std::optional<Team> once_;  // of the only call that there will be
+  std::optional<Team> once_;    // of the only call that there will be
+  std::optional<In<T>> plain_;  // then a way may read the weights as they lie
 };
 
 template <typename T>
