@@ -134,8 +134,9 @@ def test_packed_for_the_active_instruction_set() -> None:
     try:
         for isa in cpu.available():
             cpu.force(isa)
-            functional.conv_transpose1d(torch.randn(1, 2, 5), w, stride=2)
-            packed = packing.pack(w, None, Geometry(4, 2), 1, keep=True)
+            x = torch.randn(1, 2, 5)
+            functional.conv_transpose1d(x, w, stride=2)
+            packed = packing.pack(w, None, Geometry(4, 2), 1, keep=True, x=x, size=(12,))
             assert packed.why(1, Geometry(4, 2), (5,), (12,)).startswith(isa)
     finally:
         cpu.force(active)

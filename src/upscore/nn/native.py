@@ -130,7 +130,7 @@ def conv_transpose(
 ) -> Tensor:
     """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
     last, reads = _layout(x, w)
-    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=reads)
+    packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=reads, x=x, size=size)
     return _run(packed, x, geometry, size, last, reads)
 
 

@@ -83,19 +83,26 @@ def pack(
     keep: bool,
     form: Form | None = None,
     last: bool = False,
+    x: Tensor,
+    size: tuple[int, ...],
 ) -> Packed:
     """The packed transposed convolution of ``w`` and ``bias``, kept for the next call if ``keep``.
 
     ``w`` is (C_in, C_out/groups, *K) on the CPU, or what ``form``, which must be hashable, makes that of. Numbers
-    narrower than float32 are widened. ``last`` is that of :class:`~upscore.engine.Packed`.
+    narrower than float32 are widened. ``last`` is that of :class:`~upscore.engine.Packed`. What is not kept is packed
+    for ``x`` and an output of this ``size`` alone.
     """
 
-    def fresh(method: Method) -> Packed:
+    def fresh(kept: bool) -> Packed:
         numbers = array(w) if form is None else form(array(w))
-        return Packed(numbers, None if bias is None else array(bias), geometry, groups, method=method, last=last)
+        method = Method.FASTEST if kept else Method.DIRECT
+        once = None if kept else (x.shape[0], tuple(x.shape[2:]), size, torch.get_num_threads())
+        return Packed(
+            numbers, None if bias is None else array(bias), geometry, groups, method=method, last=last, once=once
+        )
 
     if not keep:
-        return fresh(Method.DIRECT)
+        return fresh(kept=False)
     key = geometry.stride, geometry.dilation, groups, cpu.active(), form, last
     entry = _entries.get(id(w))
     if entry is not None and entry.weight() is w:
@@ -105,9 +112,9 @@ def pack(
             if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
                 return packed
     if not (can_keep(w) and (bias is None or can_keep(bias))):
-        return fresh(Method.DIRECT)
+        return fresh(kept=False)
     watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
-    packed = fresh(Method.FASTEST)
+    packed = fresh(kept=True)
     with _lock:
         entry = _entries.get(id(w))
         if entry is None or entry.weight() is not w:
