@@ -21,8 +21,8 @@ Row split(const Layer& layer, const Packing& packing, i64 phases, i64 row) {
 }
 
 template <typename T, int Count>
-void copy(const T* from, T* to) {
-  for (int i = 0; i < Count; ++i) to[i] = from[i];
+void copy(const T* from, i64 step, T* to) {
+  for (int i = 0; i < Count; ++i) to[i] = from[i * step];
 }
 
 // The packed weights of one group and one block of rows, in all classes.
@@ -50,7 +50,7 @@ class PackedRows {
   void pack() const {
     const bool in_a_line = column_stride_ == taps_, many = layer_.rows * layer_.cols * taps_ > kManyWeights;
     if (phases_ == 1 && taps_ <= kTurned && in_a_line != many)  // as measured: memory wants few streams
-      turn(in_a_line ? kTurned / taps_ : 1);
+      turn(in_a_line ? kTurned / taps_ : 1, many && height_ % kernels_.lanes == 0);
     else
       gather();
   }
@@ -62,7 +62,7 @@ class PackedRows {
   }
 
   // Rows are channels: the weights of some columns are turned together, which gives [column][tap][row].
-  void turn(i64 together) const {
+  void turn(i64 together, bool past_caches) const {
     const i64 pitch = round_up(height_, kernels_.lanes);
     T* const turned = scratch<T>(static_cast<std::size_t>(together * taps_ * pitch));
     for (i64 block = 0; block < layer_.cols; block += packing_.columns) {
@@ -71,45 +71,60 @@ class PackedRows {
         const i64 count = std::min(together, columns - column);
         const T* from = w_ + first_ * row_stride_ + (block + column) * column_stride_;
         kernels_.transpose(from, end_, row_stride_, exist_, count * taps_, nullptr, turned, pitch);
+        auto put = [&](const T* row, T* to) { past_caches ? kernels_.stream(row, height_, to) : copy_rows(row, to); };
         for (const PhaseClass& c : packing_.classes) {
           T* to = place_of(c, block, columns) + column * height_;
           for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
             for (i64 i = 0; i < count; ++i)
-              copy_rows(turned + (i * taps_ + c.tap[static_cast<std::size_t>(place)]) * pitch, to + i * height_);
+              put(turned + (i * taps_ + c.tap[static_cast<std::size_t>(place)]) * pitch, to + i * height_);
         }
       }
     }
   }
 
   void copy_rows(const T* from, T* to) const {
-    if (height_ == 16) return copy<T, 16>(from, to);
-    if (height_ == 8) return copy<T, 8>(from, to);
+    if (height_ == 16) return copy<T, 16>(from, 1, to);
+    if (height_ == 8) return copy<T, 8>(from, 1, to);
     for (i64 r = 0; r < height_; ++r) to[r] = from[r];
+  }
+
+  void gather_rows(const T* from, T* to) const {
+    if (height_ == 16) return copy<T, 16>(from, row_stride_, to);
+    if (height_ == 8) return copy<T, 8>(from, row_stride_, to);
+    for (i64 r = 0; r < height_; ++r) to[r] = from[r * row_stride_];
   }
 
   // Rows are channels and phases, which have taps of their own. Columns are the outer loop, because then the weights
   // are read nearly in the order in which they lie.
   void gather() const {
+    std::vector<i64> sources;  // of each class, place and row; -1 for zeros
+    for (const PhaseClass& c : packing_.classes)
+      for (i64 place = 0; place < c.taps; ++place)
+        for (i64 r = 0; r < height_; ++r) {
+          const i64 phase = phases_ == 1 ? 0 : rows_[r].phase;
+          const i64 tap = r < exist_ ? c.tap[static_cast<std::size_t>(phase * c.taps + place)] : -1;
+          sources.push_back(tap < 0 ? -1 : rows_[r].channel * row_stride_ + tap);
+        }
+    bool in_a_line = true;  // all rows of a place
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      const bool first = i % static_cast<std::size_t>(height_) == 0;
+      in_a_line = in_a_line && sources[i] >= 0 && (first || sources[i] == sources[i - 1] + 1);
+    }
     for (i64 column = 0; column < layer_.cols; ++column) {
       const i64 block = column / packing_.columns * packing_.columns;
       const i64 columns = std::min(packing_.columns, layer_.cols - block);
-      const T* source[kMaxPackedRows];
-      for (i64 r = 0; r < exist_; ++r) source[r] = w_ + column * column_stride_ + rows_[r].channel * row_stride_;
+      const T* const from = w_ + column * column_stride_;
+      const i64* source = sources.data();
       for (const PhaseClass& c : packing_.classes) {
         T* to = place_of(c, block, columns) + (column - block) * height_;
-        if (phases_ == 1) {
-          for (i64 place = 0; place < c.taps; ++place, to += columns * height_) {
-            const i64 tap = c.tap[static_cast<std::size_t>(place)];
-            for (i64 r = 0; r < exist_; ++r) to[r] = source[r][tap];
-            std::fill(to + exist_, to + height_, T(0));
-          }
-          continue;
+        for (i64 place = 0; place < c.taps; ++place, to += columns * height_, source += height_) {
+          if (in_a_line)
+            copy_rows(from + *source, to);
+          else if (phases_ == 1 && exist_ == height_)
+            gather_rows(from + *source, to);
+          else
+            for (i64 r = 0; r < height_; ++r) to[r] = source[r] < 0 ? T(0) : from[source[r]];
         }
-        for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
-          for (i64 r = 0; r < exist_; ++r) {
-            const i64 tap = c.tap[static_cast<std::size_t>(rows_[r].phase * c.taps + place)];
-            to[r] = tap < 0 ? T(0) : source[r][tap];
-          }
       }
     }
   }
