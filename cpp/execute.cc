@@ -322,8 +322,8 @@ class Execution {
   const T *packed_, *bias_, *x_;
   T* y_;
   std::vector<T> biases_;  // per phase of the last axis and channel, channels last
-  std::vector<OutputRow<T>> rows_,
-      pairs_;  // per channel and phase of the leading axes, if products are rows of outputs
+  // Per channel and phase of the leading axes, if products are rows of outputs, or pairs of rows.
+  std::vector<OutputRow<T>> rows_, pairs_;
 };
 
 }  // namespace

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -66,18 +65,6 @@ inline void store_past_caches(T* p, Vector<T> v) {
 #else
   store(p, v);
 #endif
-}
-
-// The low halves of two vectors, and the high halves.
-template <typename T, int... I>
-inline Vector<T> low_halves(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
-  constexpr Index<T> pick = {(I < kLanes<T> / 2 ? I : I + kLanes<T> / 2)...};
-  return __builtin_shuffle(a, b, pick);
-}
-template <typename T, int... I>
-inline Vector<T> high_halves(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
-  constexpr Index<T> pick = {(I < kLanes<T> / 2 ? I + kLanes<T> / 2 : I + kLanes<T>)...};
-  return __builtin_shuffle(a, b, pick);
 }
 
 }  // namespace upscore::UPSCORE_ISA
