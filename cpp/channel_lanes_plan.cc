@@ -244,7 +244,7 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
     if (wide > room) continue;
     const i64 tall = room / (wide * layer.kernel[0]);
     if (tall < extent[1]) continue;
-    const i64 most = Limits::sum_bytes / (r.across * (lanes + lanes) * bytes);
+    const i64 most = Limits::sum_bytes / (r.across * 2 * lanes * bytes);
     if (most < 1) continue;
     r.down = piece(call.out[1], std::clamp<i64>((tall - extent[1]) / axis[1].in_step + 1, 1, most));
     r.per_row = ceil_div(call.out[2], r.across);
@@ -286,7 +286,7 @@ std::optional<ChannelLanes> plan_rectangles(const Layer& layer, const Call& call
 
 // Channels last: runs of positions and chunks of channels such that weights and inputs are read seldom, and all threads
 // have work.
-std::optional<ChannelLanes> plan_runs(const Layer& layer, const Call&, const Packing& packing, const Target& target,
+std::optional<ChannelLanes> plan_runs(const Layer& layer, const Packing& packing, const Target& target,
                                       const Schedule& schedule, i64 tasks) {
   const i64 lanes = target.lanes, bytes = target.number_bytes;
   i64 dense = 1, phases = 1, taps = 0;  // inputs or outputs of a position
@@ -342,8 +342,9 @@ std::optional<ChannelLanes> plan_channel_lanes(const Layer& layer, const Call& c
                                                const Target& target, const Schedule& schedule, i64 tasks) {
   if (!packing.vectors || schedule.positions == 0) return std::nullopt;
   std::optional<ChannelLanes> images = plan_images(layer, call, packing, target, schedule, tasks);
-  std::optional<ChannelLanes> rectangles =
-      (call.reads_last ? plan_runs : plan_rectangles)(layer, call, packing, target, schedule, tasks);
+  std::optional<ChannelLanes> rectangles = call.reads_last
+                                               ? plan_runs(layer, packing, target, schedule, tasks)
+                                               : plan_rectangles(layer, call, packing, target, schedule, tasks);
   return rectangles && (!images || rectangles->cycles < images->cycles) ? rectangles : images;
 }
 

@@ -29,7 +29,7 @@ constexpr double kSmall = 1e6;   // in the direct way: not worth finding out
 constexpr double kWeight = 1;    // a transformed weight, made
 constexpr double kWeightByte = 1 / 16.0;
 
-double direct_cycles(const Layer& layer, const Call& call, i64 lanes) {
+double cycles_directly(const Layer& layer, const Call& call, i64 lanes) {
   auto size = [&](const Size& s) { return static_cast<double>(call.batch * s[0]) * static_cast<double>(s[1] * s[2]); };
   const double products =
       static_cast<double>(layer.taps() * layer.cols) * static_cast<double>(ceil_div(layer.rows, lanes));
@@ -101,7 +101,7 @@ class MinimalAdjoint final : public Way<T> {
     }
     if (across_ == 0) return false;
     const double all = static_cast<double>(layer_.groups) * (least + weights * kWeight);
-    if (method != Method::kFiltered && all > direct_cycles(layer_, call_, lanes_)) return false;
+    if (method != Method::kFiltered && all > cycles_directly(layer_, call_, lanes_)) return false;
     const i64 sets = across_ * down_;
     inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_, across_ * room_of_set(rows_));
     products_ = p_.points * sets * rows_;
@@ -423,7 +423,7 @@ std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, co
                                         int threads, Method method) {
   const bool wanted = method == Method::kFastest || method == Method::kFiltered;
   if (layer.transposed || !wanted || call.batch == 0) return nullptr;
-  if (method != Method::kFiltered && direct_cycles(layer, call, kernels.lanes) < kSmall) return nullptr;
+  if (method != Method::kFiltered && cycles_directly(layer, call, kernels.lanes) < kSmall) return nullptr;
   Layer forward = layer;
   forward.transposed = true;
   auto packing = plan_minimal_packing(forward, target_of(kernels), false);

@@ -71,7 +71,9 @@ class PackedRows {
         const i64 count = std::min(together, columns - column);
         const T* from = w_ + first_ * row_stride_ + (block + column) * column_stride_;
         kernels_.transpose(from, end_, row_stride_, exist_, count * taps_, nullptr, turned, pitch);
-        auto put = [&](const T* row, T* to) { past_caches ? kernels_.stream(row, height_, to) : copy_rows(row, to); };
+        auto put = [&](const T* row, T* to) {
+          past_caches ? kernels_.stream(row, height_, to) : copy_rows(row, 1, to);
+        };
         for (const PhaseClass& c : packing_.classes) {
           T* to = place_of(c, block, columns) + column * height_;
           for (i64 place = 0; place < c.taps; ++place, to += columns * height_)
@@ -82,16 +84,10 @@ class PackedRows {
     }
   }
 
-  void copy_rows(const T* from, T* to) const {
-    if (height_ == 16) return copy<T, 16>(from, 1, to);
-    if (height_ == 8) return copy<T, 8>(from, 1, to);
-    for (i64 r = 0; r < height_; ++r) to[r] = from[r];
-  }
-
-  void gather_rows(const T* from, T* to) const {
-    if (height_ == 16) return copy<T, 16>(from, row_stride_, to);
-    if (height_ == 8) return copy<T, 8>(from, row_stride_, to);
-    for (i64 r = 0; r < height_; ++r) to[r] = from[r * row_stride_];
+  void copy_rows(const T* from, i64 step, T* to) const {
+    if (height_ == 16) return copy<T, 16>(from, step, to);
+    if (height_ == 8) return copy<T, 8>(from, step, to);
+    for (i64 r = 0; r < height_; ++r) to[r] = from[r * step];
   }
 
   // Rows are channels and phases, which have taps of their own. Columns are the outer loop, because then the weights
@@ -119,9 +115,9 @@ class PackedRows {
         T* to = place_of(c, block, columns) + (column - block) * height_;
         for (i64 place = 0; place < c.taps; ++place, to += columns * height_, source += height_) {
           if (in_a_line)
-            copy_rows(from + *source, to);
+            copy_rows(from + *source, 1, to);
           else if (phases_ == 1 && exist_ == height_)
-            gather_rows(from + *source, to);
+            copy_rows(from + *source, row_stride_, to);
           else
             for (i64 r = 0; r < height_; ++r) to[r] = source[r] < 0 ? T(0) : from[source[r]];
         }

@@ -58,7 +58,7 @@ struct Packing {
 // Whether channels that do not fill vectors can be written next to each other, with the phases of the last axis.
 bool writes_together(const Layer& layer);
 
-// For any call channels first; for calls channels last; for calls whose lanes run along channels, if they fill vectors.
+// For any call channels first; for calls channels last; in whole vectors, for calls whose lanes run along channels.
 enum class Order { kAny, kLast, kVectors };
 inline Order order_of(const Call& call) { return call.reads_last ? Order::kLast : Order::kAny; }
 Packing plan_packing(const Layer& layer, const Target& target, Order order);

@@ -109,10 +109,8 @@ class Scheduler {
     share_work();
     choose_tile();
     cut_reductions();
-    const double cycles = cost_.all() * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
     if (call_.reads_last == call_.writes_last)
       s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
-    s_.cycles = cycles;
     if (s_.channel_lanes) {
       s_.cycles = s_.channel_lanes->cycles;
       if (call_.reads_last)
@@ -121,7 +119,7 @@ class Scheduler {
       s_.threads = std::max(s_.threads, team_.share(all / Cycles::serial));
       s_.why = explain_channel_lanes(layer_, target_, s_);
     } else {
-      s_.channel_lanes.reset();
+      s_.cycles = cost_.all() * static_cast<double>(s_.positions * layer_.cols) / static_cast<double>(lanes_);
       choose_chunks();
       explain();
     }

@@ -73,14 +73,13 @@ class UnpackedAdjoint final : public Way<T> {
   bool takes(const Call& call) const override { return positions_of(call) == positions_; }
   std::size_t size() const override { return 0; }
 
-  std::string why(const Call& call, const Team& team) const override {
+  std::string why(const Call&, const Team& team) const override {
     return "convolution on few positions: weights are read as they lie, lanes run along the " +
-           std::to_string(positions_) + " positions, whose inputs are unfolded; " +
-           say_threads(useful_threads(call, team));
+           std::to_string(positions_) + " positions, whose inputs are unfolded; " + say_threads(useful_threads(team));
   }
 
   void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override {
-    const int threads = useful_threads(call, team);
+    const int threads = useful_threads(team);
     Buffer<T> inputs;
     inputs.allocate(static_cast<std::size_t>(vectors_ * terms_ * kernels_.lanes));
     const std::vector<i64> places = places_of(call);
@@ -95,7 +94,7 @@ class UnpackedAdjoint final : public Way<T> {
   }
 
  private:
-  int useful_threads(const Call&, const Team& team) const {
+  int useful_threads(const Team& team) const {
     return team.share(static_cast<double>(layer_.rows * terms_ * vectors_) / Cycles::serial);
   }
 

@@ -11,8 +11,6 @@ from upscore.geometry import Geometry
 
 pytestmark = pytest.mark.usefixtures("restore_engine_settings")
 
-CONVOLUTION = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
-
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("isa", cpu.available())
@@ -37,7 +35,7 @@ def test_few_positions(batch, size, channels, geometry, isa, dtype):
     before = [max(lo, 0) for lo, _ in geometry.crop]
     padded = np.pad(x, [(0, 0), (0, 0), *((lo, 40) for lo in before)])
     padded = padded[(..., *(slice(max(-lo, 0), None) for lo, _ in geometry.crop))]
-    exact = CONVOLUTION[len(size)](
+    exact = getattr(torch.nn.functional, f"conv{geometry.rank}d")(
         torch.from_numpy(padded).double(),
         torch.from_numpy(w).double(),
         torch.from_numpy(bias).double(),
@@ -67,6 +65,7 @@ def test_the_weights_are_kept():
     w, x = (rng.standard_normal(s).astype(np.float32) for s in ((256, 64, 4, 4), (1, 64, 8, 8)))
     kept = w.copy()
     packed = engine.Packed(w, None, geometry, 1, adjoint=True, once=(1, (8, 8), (4, 4), 1))
+    assert "weights are read as they lie" in packed.why(1, geometry, (8, 8), (4, 4))
     del w
     other = [rng.standard_normal((256, 64, 4, 4)).astype(np.float32) for _ in range(8)]
     y = packed.run(x, geometry, (4, 4), threads=1)
