@@ -329,11 +329,10 @@ class Plan {
   void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, _] = once;
     const Call call{packing_.fused ? 1 : batch, in, out, lo, last_, last_ && !writes_one()};
-    const Team team = packing_.fused ? Team{} : *once_;
-    const std::shared_ptr<const Schedule> any = schedules_of(call, team).direct;
+    const std::shared_ptr<const Schedule> any = schedules_of(call, {}).direct;
     Packing standard = std::exchange(packing_, plan_packing(layer_, target_, Order::kVectors));
     if (any) {
-      const std::shared_ptr<const Schedule> lanes = schedules_of(call, team).direct;
+      const std::shared_ptr<const Schedule> lanes = schedules_of(call, {}).direct;
       if (lanes->channel_lanes && lanes->cycles <= any->cycles) return;
     }
     packing_ = std::move(standard);

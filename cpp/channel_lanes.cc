@@ -11,6 +11,8 @@
 namespace upscore {
 namespace {
 
+constexpr i64 kOwnCaches = 1 << 20;  // bytes of inputs that a core's own caches may hold
+
 template <typename T>
 class Computation {
  public:
@@ -32,7 +34,7 @@ class Computation {
         in_channels_(layer.groups * layer.cols),
         out_channels_(layer.groups * layer.rows),
         staged_(map_.last && packing.rows > layer.rows),
-        far_(reads_far(layer, call, sizeof(T))) {}
+        far_((x_end_ - x) * i64{sizeof(T)} >= kOwnCaches) {}
 
   // Output channels [first_row, first_row + rows) of one group, of one part of the outputs.
   void compute(i64 part, i64 group, i64 first_row, i64 rows) {
@@ -427,7 +429,7 @@ class Computation {
   T* const y_;
   const i64 plane_, out_plane_, in_channels_, out_channels_;
   const bool staged_;  // channels last, by way of sums: whole vectors of channels would reach into the next outputs
-  const bool far_;     // inputs come from memory
+  const bool far_;     // inputs come from a cache that cores share, or from memory
   Size first_{};
   i64 image_ = 0, images_ = 1;
   i64 group_ = 0, first_row_ = 0, rows_ = 0, padded_ = 0, pitch_ = 0, input_pitch_ = 0, panel_first_ = 0,

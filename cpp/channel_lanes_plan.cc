@@ -104,11 +104,22 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
   const double calls = static_cast<double>(ceil_div(columns, packing.columns)) * kCall;
   return static_cast<double>(ceil_div(outputs, most)) * (static_cast<double>(columns * taps) * tap + calls) / v;
 }
+i64 threads_of(i64 tasks) { return std::max<i64>(tasks / kTasksOfThread, 1); }
+
 // How much longer than its work a call takes whose tasks do not fill all threads to the end; `tasks` would.
 double idle(i64 all, i64 tasks) {
-  const i64 threads = std::max<i64>(tasks / kTasksOfThread, 1);
+  const i64 threads = threads_of(tasks);
   return turns(all, threads) * static_cast<double>(threads) / static_cast<double>(all);
 }
+
+// The same where they are cut finely; `longest` is what the longest takes of the work, if they differ.
+double idle_at_end(i64 all, i64 tasks, double longest) {
+  const i64 threads = threads_of(tasks);
+  const double last = longest > 0 ? 1 + longest * static_cast<double>(threads - 1)
+                                  : static_cast<double>(round_up(all, threads)) / static_cast<double>(all);
+  return std::max(last, static_cast<double>(tasks) / static_cast<double>(all));
+}
+
 constexpr double kTurn = 0.4;    // to turn a number
 constexpr double kStaged = 0.3;  // to write a number where it belongs
 constexpr double kFetch = 0.1;   // for a byte that does not come from a core's own caches
@@ -296,7 +307,10 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Packing& packing
   }
   for (const PhaseTaps& phase : schedule.phases) taps += static_cast<i64>(phase.offset_of.size());
   const bool adds = schedule.reductions.size() > 1, staged = packing.rows > layer.rows;
-  const i64 room = Limits::panel_bytes / (packing.columns * dense * bytes);
+  // An input takes more of a cache than the columns that are read at a time, if a power of two of bytes lies between
+  // inputs: sets for the others stay empty.
+  const i64 pixel = layer.groups * layer.cols * bytes, apart = packing.columns < layer.cols ? pixel & -pixel : 0;
+  const i64 room = std::max<i64>(Limits::panel_bytes / (std::max(packing.columns * bytes, apart) * dense), 1);
   std::optional<ChannelLanes> best;
   for (i64 chunks = 1; chunks <= packing.rows / lanes; chunks *= 2) {
     ChannelLanes map;
@@ -317,8 +331,9 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Packing& packing
         work +=
             cycles(packing, layer.cols, map.run, static_cast<i64>(phase.offset_of.size()), map.positions, map.vectors);
       work *= static_cast<double>(packing.rows / lanes * map.parts);
-      const i64 all = map.parts * cuts;
-      const double idle = static_cast<double>(round_up(all, tasks)) / static_cast<double>(all);
+      const bool differ = packing.rows % map.chunk != 0;
+      const double longest =
+          differ ? static_cast<double>(map.chunk) / static_cast<double>(packing.rows * layer.groups * map.parts) : 0;
       const double weights = static_cast<double>(taps * packing.rows * layer.cols * (map.parts - 1));
       const double inputs =
           static_cast<double>(schedule.positions * dense * layer.cols * (ceil_div(packing.rows, map.chunk) - 1));
@@ -326,7 +341,8 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Packing& packing
         map.sums = map.run * phases * map.chunk;
         work += kStaged * static_cast<double>(schedule.positions * phases * packing.rows);
       }
-      map.cycles = work * idle + kFetch * static_cast<double>(bytes) * (weights + inputs);
+      map.cycles = work * idle_at_end(map.parts * cuts, tasks, longest) +
+                   kFetch * static_cast<double>(bytes) * (weights + inputs);
       const bool fits = map.sums * bytes <= 2 * Limits::sum_bytes;
       if (fits && (!best || map.cycles < best->cycles)) best = map;
       if (most <= map.positions) break;
