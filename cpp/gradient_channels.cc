@@ -56,6 +56,7 @@ class Multiplied final : public WeightGradient<T> {
     const i64 columns = Limits::sum_bytes / (taps_ / joined_ * run * bytes) / step * step;
     if (columns < step) return;
     tiles_.column_chunk = std::min({kColumns, columns, ceil_div(layer.cols, step) * step});
+    tiles_.share(bytes);
     this->tasks = tiles_.parts();
     this->tiles = tiles_.tiles();
     const double columns_read = static_cast<double>(ceil_div(layer.cols, step) * step);

@@ -54,6 +54,7 @@ class Broadcast final : public WeightGradient<T> {
         break;
     }
     tiles_.row_chunk = piece(layer.rows, tiles_.row_chunk);
+    tiles_.share(bytes);
     this->tasks = tiles_.parts();
     this->tiles = tiles_.tiles();
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "plan.h"
 #include "weight_gradient.h"
@@ -38,6 +39,23 @@ struct GradientTiles {
   i64 parts() const { return layer.groups * column_chunks() * row_chunks(); }
   i64 tiles() const {
     return ceil_div(call.batch, images) * call.in[0] * ceil_div(call.in[1], down) * ceil_div(call.in[2], across);
+  }
+
+  // Smaller tiles than fit, of fewer rows or positions, if threads share them better.
+  void share(i64 number_bytes) {
+    constexpr double kBegin = 10;  // positions that a tile costs
+    i64& length = down > 1 ? down : across;
+    const i64 all = down > 1 ? call.in[1] : call.in[2];
+    double soonest = std::numeric_limits<double>::infinity();
+    i64 best = length;
+    for (const i64 fits = length; length >= 1 && 4 * length >= fits; length = piece(all, length) - 1) {
+      length = piece(all, length);
+      const double filled = static_cast<double>(round_up(all, length)) / static_cast<double>(all);
+      const double time = cut_slices(layer, call, number_bytes, parts(), tiles()).time * filled *
+                          (1 + kBegin / static_cast<double>(across * down * images));
+      if (time < soonest) soonest = time, best = length;
+    }
+    length = best;
   }
 
   // Of the output's gradient: what taps span, and all that those of a tile reach.

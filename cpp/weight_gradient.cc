@@ -1,6 +1,7 @@
 #include "weight_gradient.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 
 #include "gradient_channels.h"
@@ -22,6 +23,9 @@ constexpr i64 kAdded = 4096;             // numbers of a slice that are added at
 constexpr i64 kSerialSums = 1 << 17;     // below which waking another thread costs more
 constexpr double kSerialCycles = 2e5;    // below which waking another thread costs more
 constexpr double kFilteredCycles = 1e6;  // below which finding out about minimal filtering does
+constexpr double kProduct = 0.04;        // cycles of a term of a gradient
+constexpr double kThreadCycles = 5e5;    // that are worth a thread
+constexpr double kSlice = 60;            // positions that it takes as long to multiply as to add a slice
 constexpr double kTurned = 1.2;          // cycles to turn a number before
 
 // The fastest way, of all or of those that read channels last.
@@ -44,6 +48,14 @@ std::unique_ptr<WeightGradient<T>> fastest(const GradientInputs<T>& inputs, Meth
   return way;
 }
 
+// How much longer than its share the last of so many threads takes, which do not begin together.
+double uneven(i64 threads, i64 tasks, i64 tiles, i64 slices) {
+  constexpr double kLate = 0.1, kTail = 0.35;  // of the longest slice; what is left over of slices alike is known
+  const double longest = static_cast<double>(ceil_div(tiles, slices) * threads) / static_cast<double>(tasks * tiles);
+  const double alike = static_cast<double>(round_up(tasks * slices, threads)) / static_cast<double>(tasks * slices);
+  return (tiles % slices ? 1 + kTail * longest : alike) + kLate * longest;
+}
+
 // Channels first, where they are last.
 template <typename T>
 const T* turned(const Kernels<T>& kernels, const Team& team, bool last, i64 batch, i64 channels, const Size& size,
@@ -56,6 +68,23 @@ const T* turned(const Kernels<T>& kernels, const Team& team, bool last, i64 batc
 }
 
 }  // namespace
+
+Slices cut_slices(const Layer& layer, const Call& call, i64 number_bytes, i64 tasks, i64 tiles) {
+  const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
+  const double positions = static_cast<double>(call.batch * call.in[0] * call.in[1] * call.in[2]);
+  const double cycles = positions * static_cast<double>(size) * kProduct;
+  const i64 affordable = kSliceBytes / (size * number_bytes) + 1;
+  Slices best{1, std::numeric_limits<double>::infinity()};
+  for (i64 count = std::max<i64>(1, std::min({ceil_div(kTasks, tasks), affordable, tiles})); count > 0; --count) {
+    double all = 0, counts = 0;
+    for (i64 threads = 2; threads <= 8 && (threads == 2 || cycles > kThreadCycles * static_cast<double>(threads));
+         threads *= 2, ++counts)
+      all += uneven(threads, tasks, tiles, count);
+    const double time = all / counts * (1 + kSlice / positions * static_cast<double>(count - 1));
+    if (time < best.time) best = {count, time};
+  }
+  return best;
+}
 
 template <typename T>
 void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
@@ -80,9 +109,7 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
     }
   }
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
-  // Few tasks: the tiles are shared out as well, each slice into an array of its own, added in order.
-  const i64 affordable = kSliceBytes / (size * static_cast<i64>(sizeof(T))) + 1;
-  const i64 slices = std::max<i64>(1, std::min({ceil_div(kTasks, way->tasks), affordable, way->tiles}));
+  const i64 slices = cut_slices(layer, call, sizeof(T), way->tasks, way->tiles).count;
   const int threads = team.share(way->cost * positions / kSerialCycles);
   Buffer<T> partial;
   if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));

@@ -17,6 +17,14 @@ template <typename T>
 void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
                      const T* x, const T* grad_y, T* grad_w);
 
+// Where there are few tasks the tiles are shared out as well, each slice into an array of its own, added in order: so
+// many, and how much longer than a share of the work that takes of a few threads.
+struct Slices {
+  i64 count;
+  double time;
+};
+Slices cut_slices(const Layer& layer, const Call& call, i64 number_bytes, i64 tasks, i64 tiles);
+
 // One way to compute it: `tasks` independent parts of grad_w, each a sum over `tiles` of positions.
 template <typename T>
 class WeightGradient {
