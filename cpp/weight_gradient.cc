@@ -48,12 +48,14 @@ std::unique_ptr<WeightGradient<T>> fastest(const GradientInputs<T>& inputs, Meth
   return way;
 }
 
-// How much longer than its share the last of so many threads takes, which do not begin together.
+// How much longer than its share the last of so many threads takes, which do not begin together: turns of the longest
+// slices; or, of many that differ, part of one.
 double uneven(i64 threads, i64 tasks, i64 tiles, i64 slices) {
-  constexpr double kLate = 0.1, kTail = 0.35;  // of the longest slice; what is left over of slices alike is known
+  constexpr double kLate = 0.1, kTail = 0.35;
+  const i64 all = tasks * slices;
   const double longest = static_cast<double>(ceil_div(tiles, slices) * threads) / static_cast<double>(tasks * tiles);
-  const double alike = static_cast<double>(round_up(tasks * slices, threads)) / static_cast<double>(tasks * slices);
-  return (tiles % slices ? 1 + kTail * longest : alike) + kLate * longest;
+  const double turns = longest * static_cast<double>(ceil_div(all, threads));
+  return (all < 3 * threads ? turns : std::min(turns, 1 + kTail * longest)) + kLate * longest;
 }
 
 // Channels first, where they are last.
