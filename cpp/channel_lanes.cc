@@ -287,11 +287,14 @@ class Computation {
     }
     ChannelProduct<T> p = product_of(block, taps);
     if (p.taps == 0 && p.accumulate && !p.bias) return;
-    const i64 rest = static_cast<i64>(block.phase);
+    const i64 taps_of_phase = p.taps, *const w_offset = p.w_offset, rest = static_cast<i64>(block.phase);
     const Size residue = residue_of(rest);
     const T *apart[Limits::offsets * kMaxPositions], *first;
     i64 c_apart[kMaxPositions], c_line[kMaxPositions], count = 0;
     auto flush = [&] {
+      p.taps = taps_of_phase;
+      p.w_offset = w_offset;
+      std::fill_n(taps.x_tap, taps_of_phase, 0);
       p.x = apart;
       p.x_step = kMaxPositions;
       p.x_pitch = 0;
@@ -300,22 +303,30 @@ class Computation {
       count = 0;
     };
     const i64 step = axis[2].in_step, most = map_.positions;
+    i64 w_here[Limits::offsets];
     for (const Segment& s : segments_) {
       const i64 length = outputs_of(s, residue);
       if (length == 0) continue;
-      const T* line[Limits::offsets];  // per tap, the first position's input, if there is such a line
-      i64 start[Limits::offsets], inside = 0, end = length;  // where no tap reads outside
-      for (i64 t = 0; t < p.taps; ++t) {
-        const i64 z = s.at[0] * axis[0].in_step + (*offset[t])[0], y = s.at[1] * axis[1].in_step + (*offset[t])[1];
-        start[t] = s.at[2] * step + (*offset[t])[2];
-        const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
-        line[t] =
-            x_ +
-            (((s.batch * axis[0].in + (exists ? z : 0)) * axis[1].in + (exists ? y : 0)) * axis[2].in) * in_channels_ +
-            group_ * layer_.cols + r.column_first;
-        if (!exists) start[t] = -length * step;  // outside, all of it
-        if (start[t] < 0) inside = std::max(inside, std::min(ceil_div(-start[t], step), length));
-        if (start[t] + (length - 1) * step >= axis[2].in) end = std::min(end, ceil_div(axis[2].in - start[t], step));
+      // Of the taps whose row of inputs exists: the first position's input, if there is one. The others add nothing.
+      const T *line[Limits::offsets], *row = nullptr;
+      i64 start[Limits::offsets], place[Limits::offsets], here_taps = 0;
+      i64 inside = 0, end = length;  // where none of them reads outside
+      for (i64 t = 0; t < taps_of_phase; ++t) {
+        const Size& o = *offset[t];
+        if (t == 0 || o[0] != (*offset[t - 1])[0] || o[1] != (*offset[t - 1])[1]) {
+          const i64 z = s.at[0] * axis[0].in_step + o[0], y = s.at[1] * axis[1].in_step + o[1];
+          const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
+          const i64 before = ((s.batch * axis[0].in + z) * axis[1].in + y) * axis[2].in;
+          row = exists ? x_ + before * in_channels_ + group_ * layer_.cols + r.column_first : nullptr;
+        }
+        place[t] = row ? here_taps : -1;
+        if (!row) continue;
+        const i64 first_read = s.at[2] * step + o[2], last_read = first_read + (length - 1) * step;
+        if (first_read < 0) inside = std::max(inside, std::min(ceil_div(-first_read, step), length));
+        if (last_read >= axis[2].in) end = std::min(end, ceil_div(axis[2].in - first_read, step));
+        w_here[here_taps] = w_offset[t];
+        line[here_taps] = row;
+        start[here_taps++] = first_read;
       }
       const i64 c = staged_ ? sum_of(s.place, rest) : place_of(s, residue);
       const i64 c_step = staged_ ? sum_of(1, 0) : axis[2].out_step * out_channels_;
@@ -325,22 +336,24 @@ class Computation {
       for (i64 i = 0; i < length;) {
         const i64 here = i < inside ? 0 : equal ? std::min(wide, end - i) : most;
         if (here > 0 && i + here <= end) {
+          p.taps = here_taps;
+          p.w_offset = w_here;
           p.x_step = 0;
           p.x_pitch = step * in_channels_;
           p.x_far = far_ && block.phase == 0 && block.row == 0;  // others find them in a cache
           p.c_offset = c_line;
           p.x = &first;
-          first = p.taps ? line[0] + (start[0] + i * step) * in_channels_ : panel_;
-          for (i64 t = 0; t < p.taps; ++t) taps.x_tap[t] = (line[t] - line[0]) + (start[t] - start[0]) * in_channels_;
+          first = here_taps ? line[0] + (start[0] + i * step) * in_channels_ : panel_;
+          for (i64 t = 0; t < here_taps; ++t)
+            taps.x_tap[t] = (line[t] - line[0]) + (start[t] - start[0]) * in_channels_;
           for (i64 q = 0; q < here; ++q) c_line[q] = c + (i + q) * c_step;
           run_product(p, block, here);
-          std::fill_n(taps.x_tap, p.taps, 0);
           i += here;
           continue;
         }
-        for (i64 t = 0; t < p.taps; ++t) {
-          const i64 at = start[t] + i * step;
-          apart[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[t] + at * in_channels_ : panel_;
+        for (i64 t = 0; t < taps_of_phase; ++t) {
+          const i64 n = place[t], at = n < 0 ? -1 : start[n] + i * step;
+          apart[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[n] + at * in_channels_ : panel_;
         }
         c_apart[count] = c + i * c_step;
         ++i;
