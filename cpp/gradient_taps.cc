@@ -54,7 +54,9 @@ class Unfolded final : public WeightGradient<T> {
     part.pitch = part.width + lanes_;
     const std::vector<Piece> pieces = pieces_of(part);
 
-    const i64 unfolded = tile_ * part.pitch, sums = part.columns * part.width;
+    T* const out = grad_w + (part.group * layer.cols + part.column) * all_ + part.lane;
+    const bool put = last_tile - first_tile == 1 && part.lanes == part.width;  // sums where they belong
+    const i64 unfolded = tile_ * part.pitch, sums = put ? 0 : part.columns * part.width;
     const i64 inputs = tile_ * part.columns + in_.kernels.tile_rows * lanes_;
     const i64 reach = reach_of(std::min(tile_, in_.call.in[2]), layer.kernel[2]);
     T* gradient = scratch<T>(static_cast<std::size_t>(unfolded + sums + inputs + std::min(reach, kLine) + lanes_));
@@ -67,9 +69,9 @@ class Unfolded final : public WeightGradient<T> {
       const i64 first = tile * tile_, last = std::min(first + tile_, positions_);
       unfold_gradient(part, pieces, first, last, line, gradient);
       turn_inputs(part, first, last, turned);
-      multiply(part, last - first, turned, gradient, tile > first_tile, sum);
+      multiply(part, last - first, turned, gradient, tile > first_tile, put ? out : sum, put ? all_ : part.width);
     }
-    T* out = grad_w + (part.group * layer.cols + part.column) * all_ + part.lane;
+    if (put) return;
     for (i64 c = 0; c < part.columns; ++c) std::copy_n(sum + c * part.width, part.lanes, out + c * all_);
   }
 
@@ -165,7 +167,8 @@ class Unfolded final : public WeightGradient<T> {
     }
   }
 
-  void multiply(const Part& part, i64 positions, const T* inputs, const T* gradient, bool accumulate, T* sum) const {
+  void multiply(const Part& part, i64 positions, const T* inputs, const T* gradient, bool accumulate, T* sum,
+                i64 pitch) const {
     const Target target{in_.kernels.lanes, in_.kernels.tile_rows, in_.kernels.registers, sizeof(T)};
     const i64 vectors = part.width / lanes_, here = 0;
     const i64 widest = target.vectors(static_cast<int>(std::min<i64>(target.tile_rows, part.columns)));
@@ -176,7 +179,7 @@ class Unfolded final : public WeightGradient<T> {
     p.x_vector = lanes_;
     p.taps = 1;
     p.columns = positions;
-    p.c_stride = part.width;
+    p.c_stride = pitch;
     p.accumulate = accumulate;
     for (i64 v = 0; v < vectors; v += widest)
       for (i64 c = 0; c < part.columns; c += target.tile_rows) {
@@ -184,7 +187,7 @@ class Unfolded final : public WeightGradient<T> {
         p.w = inputs + c * positions;
         p.w_step = height;
         p.x = gradient + v * lanes_;
-        p.c = sum + c * part.width + v * lanes_;
+        p.c = sum + c * pitch + v * lanes_;
         in_.kernels.product[height][std::min(widest, vectors - v)](p);
       }
   }
