@@ -63,7 +63,9 @@ class Unfolded final : public WeightGradient<T> {
     T* sum = gradient + unfolded;
     T* turned = sum + sums;
     T* line = turned + inputs;
-    std::fill_n(gradient, unfolded, T(0));  // lanes behind the last are multiplied too
+    if (part.lanes < part.width)  // lanes behind the last are multiplied too
+      for (i64 p = 0; p < tile_; ++p)
+        std::fill_n(gradient + p * part.pitch + part.lanes, part.width - part.lanes, T(0));
     if (first_tile == last_tile) std::fill_n(sum, sums, T(0));
     for (i64 tile = first_tile; tile < last_tile; ++tile) {
       const i64 first = tile * tile_, last = std::min(first + tile_, positions_);
