@@ -309,7 +309,7 @@ class Computation {
       if (length == 0) continue;
       // Of the taps whose row of inputs exists: the first position's input, if there is one. The others add nothing.
       const T *line[Limits::offsets], *row = nullptr;
-      i64 start[Limits::offsets], place[Limits::offsets], here_taps = 0;
+      i64 start[Limits::offsets], nth[Limits::offsets], here_taps = 0;
       i64 inside = 0, end = length;  // where none of them reads outside
       for (i64 t = 0; t < taps_of_phase; ++t) {
         const Size& o = *offset[t];
@@ -319,7 +319,7 @@ class Computation {
           const i64 before = ((s.batch * axis[0].in + z) * axis[1].in + y) * axis[2].in;
           row = exists ? x_ + before * in_channels_ + group_ * layer_.cols + r.column_first : nullptr;
         }
-        place[t] = row ? here_taps : -1;
+        nth[t] = row ? here_taps : -1;
         if (!row) continue;
         const i64 first_read = s.at[2] * step + o[2], last_read = first_read + (length - 1) * step;
         if (first_read < 0) inside = std::max(inside, std::min(ceil_div(-first_read, step), length));
@@ -352,7 +352,7 @@ class Computation {
           continue;
         }
         for (i64 t = 0; t < taps_of_phase; ++t) {
-          const i64 n = place[t], at = n < 0 ? -1 : start[n] + i * step;
+          const i64 n = nth[t], at = n < 0 ? -1 : start[n] + i * step;
           apart[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[n] + at * in_channels_ : panel_;
         }
         c_apart[count] = c + i * c_step;
