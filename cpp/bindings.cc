@@ -373,8 +373,7 @@ class Plan {
     if (method_ == Method::kFastest && packed_for_direct(call)) {
       const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
       limit = direct_cycles(layer_, image, target_);
-      if (reads_far(layer_, image, target_.number_bytes))
-        far = static_cast<double>(layer_.cols * call.in[0] * call.in[1] * call.in[2]) / target_.lanes;
+      far = far_vectors(layer_, image, target_.lanes, target_.number_bytes);
       limit += far * (call.reads_last ? Cycles::far_last : Cycles::far);
     }
     const double wait = far * (call.reads_last ? Cycles::far_filtered_last : Cycles::far_filtered);

@@ -294,8 +294,8 @@ class Computation {
     auto flush = [&] {
       p.taps = taps_of_phase;
       p.w_offset = w_offset;
-      std::fill_n(taps.x_tap, taps_of_phase, 0);
       p.x = apart;
+      p.x_tap = taps.x_tap;  // zeros
       p.x_step = kMaxPositions;
       p.x_pitch = 0;
       p.c_offset = c_apart;
@@ -303,31 +303,33 @@ class Computation {
       count = 0;
     };
     const i64 step = axis[2].in_step, most = map_.positions;
-    i64 w_here[Limits::offsets];
+    const T* const inputs = x_ + group_ * layer_.cols + r.column_first;
+    i64 w_here[Limits::offsets], x_here[Limits::offsets];
     for (const Segment& s : segments_) {
       const i64 length = outputs_of(s, residue);
       if (length == 0) continue;
-      // Of the taps whose row of inputs exists: the first position's input, if there is one. The others add nothing.
-      const T *line[Limits::offsets], *row = nullptr;
-      i64 start[Limits::offsets], nth[Limits::offsets], here_taps = 0;
+      // Of the taps whose row of inputs exists: where in it, and of all pixels, the first position reads. The others
+      // add nothing.
+      i64 start[Limits::offsets], pixel[Limits::offsets], nth[Limits::offsets], row = -1, here_taps = 0;
       i64 inside = 0, end = length;  // where none of them reads outside
       for (i64 t = 0; t < taps_of_phase; ++t) {
         const Size& o = *offset[t];
         if (t == 0 || o[0] != (*offset[t - 1])[0] || o[1] != (*offset[t - 1])[1]) {
           const i64 z = s.at[0] * axis[0].in_step + o[0], y = s.at[1] * axis[1].in_step + o[1];
           const bool exists = z >= 0 && z < axis[0].in && y >= 0 && y < axis[1].in;
-          const i64 before = ((s.batch * axis[0].in + z) * axis[1].in + y) * axis[2].in;
-          row = exists ? x_ + before * in_channels_ + group_ * layer_.cols + r.column_first : nullptr;
+          row = exists ? ((s.batch * axis[0].in + z) * axis[1].in + y) * axis[2].in : -1;
         }
-        nth[t] = row ? here_taps : -1;
-        if (!row) continue;
+        nth[t] = row < 0 ? -1 : here_taps;
+        if (row < 0) continue;
         const i64 first_read = s.at[2] * step + o[2], last_read = first_read + (length - 1) * step;
         if (first_read < 0) inside = std::max(inside, std::min(ceil_div(-first_read, step), length));
         if (last_read >= axis[2].in) end = std::min(end, ceil_div(axis[2].in - first_read, step));
         w_here[here_taps] = w_offset[t];
-        line[here_taps] = row;
+        pixel[here_taps] = row + first_read;
         start[here_taps++] = first_read;
       }
+      if (inside < end)
+        for (i64 t = 0; t < here_taps; ++t) x_here[t] = (pixel[t] - pixel[0]) * in_channels_;
       const i64 c = staged_ ? sum_of(s.place, rest) : place_of(s, residue);
       const i64 c_step = staged_ ? sum_of(1, 0) : axis[2].out_step * out_channels_;
       // Those inside are cut into equal tiles, or full ones, if equal ones would be narrow.
@@ -343,9 +345,8 @@ class Computation {
           p.x_far = far_ && block.phase == 0 && block.row == 0;  // others find them in a cache
           p.c_offset = c_line;
           p.x = &first;
-          first = here_taps ? line[0] + (start[0] + i * step) * in_channels_ : panel_;
-          for (i64 t = 0; t < here_taps; ++t)
-            taps.x_tap[t] = (line[t] - line[0]) + (start[t] - start[0]) * in_channels_;
+          p.x_tap = x_here;
+          first = here_taps ? inputs + (pixel[0] + i * step) * in_channels_ : panel_;
           for (i64 q = 0; q < here; ++q) c_line[q] = c + (i + q) * c_step;
           run_product(p, block, here);
           i += here;
@@ -353,7 +354,8 @@ class Computation {
         }
         for (i64 t = 0; t < taps_of_phase; ++t) {
           const i64 n = nth[t], at = n < 0 ? -1 : start[n] + i * step;
-          apart[t * kMaxPositions + count] = at >= 0 && at < axis[2].in ? line[n] + at * in_channels_ : panel_;
+          const bool inside_row = at >= 0 && at < axis[2].in;
+          apart[t * kMaxPositions + count] = inside_row ? inputs + (pixel[n] + i * step) * in_channels_ : panel_;
         }
         c_apart[count] = c + i * c_step;
         ++i;

@@ -104,6 +104,7 @@ double cycles(const Packing& packing, i64 columns, i64 outputs, i64 taps, i64 po
   const double calls = static_cast<double>(ceil_div(columns, packing.columns)) * kCall;
   return static_cast<double>(ceil_div(outputs, most)) * (static_cast<double>(columns * taps) * tap + calls) / v;
 }
+
 i64 threads_of(i64 tasks) { return std::max<i64>(tasks / kTasksOfThread, 1); }
 
 // How much longer than its work a call takes whose tasks do not fill all threads to the end; `tasks` would.
@@ -310,7 +311,7 @@ std::optional<ChannelLanes> plan_runs(const Layer& layer, const Packing& packing
   // An input takes more of a cache than the columns that are read at a time, if a power of two of bytes lies between
   // inputs: sets for the others stay empty.
   const i64 pixel = layer.groups * layer.cols * bytes, apart = packing.columns < layer.cols ? pixel & -pixel : 0;
-  const i64 room = std::max<i64>(Limits::panel_bytes / (std::max(packing.columns * bytes, apart) * dense), 1);
+  const i64 room = Limits::panel_bytes / (std::max(packing.columns * bytes, apart) * dense);
   std::optional<ChannelLanes> best;
   for (i64 chunks = 1; chunks <= packing.rows / lanes; chunks *= 2) {
     ChannelLanes map;

@@ -57,11 +57,12 @@ class Unfolded final : public WeightGradient<T> {
     T* const out = grad_w + (part.group * layer.cols + part.column) * all_ + part.lane;
     const bool put = last_tile - first_tile == 1 && part.lanes == part.width;  // sums where they belong
     const i64 unfolded = tile_ * part.pitch, sums = put ? 0 : part.columns * part.width;
+    const i64 pitch = put ? all_ : part.width;
     const i64 inputs = tile_ * part.columns + in_.kernels.tile_rows * lanes_;
     const i64 reach = reach_of(std::min(tile_, in_.call.in[2]), layer.kernel[2]);
     T* gradient = scratch<T>(static_cast<std::size_t>(unfolded + sums + inputs + std::min(reach, kLine) + lanes_));
-    T* sum = gradient + unfolded;
-    T* turned = sum + sums;
+    T* sum = put ? out : gradient + unfolded;
+    T* turned = gradient + unfolded + sums;
     T* line = turned + inputs;
     if (part.lanes < part.width)  // lanes behind the last are multiplied too
       for (i64 p = 0; p < tile_; ++p)
@@ -71,10 +72,10 @@ class Unfolded final : public WeightGradient<T> {
       const i64 first = tile * tile_, last = std::min(first + tile_, positions_);
       unfold_gradient(part, pieces, first, last, line, gradient);
       turn_inputs(part, first, last, turned);
-      multiply(part, last - first, turned, gradient, tile > first_tile, put ? out : sum, put ? all_ : part.width);
+      multiply(part, last - first, turned, gradient, tile > first_tile, sum, pitch);
     }
     if (put) return;
-    for (i64 c = 0; c < part.columns; ++c) std::copy_n(sum + c * part.width, part.lanes, out + c * all_);
+    for (i64 c = 0; c < part.columns; ++c) std::copy_n(sum + c * pitch, part.lanes, out + c * all_);
   }
 
  private:

@@ -29,22 +29,12 @@ constexpr double kSmall = 1e6;   // in the direct way: not worth finding out
 constexpr double kWeight = 1;    // a transformed weight, made
 constexpr double kWeightByte = 1 / 16.0;
 
-double size_of(const Call& call, const Size& s) {
-  return static_cast<double>(call.batch * s[0]) * static_cast<double>(s[1] * s[2]);
-}
-
 double cycles_directly(const Layer& layer, const Call& call, i64 lanes) {
+  auto size = [&](const Size& s) { return static_cast<double>(call.batch * s[0]) * static_cast<double>(s[1] * s[2]); };
   const double products =
       static_cast<double>(layer.taps() * layer.cols) * static_cast<double>(ceil_div(layer.rows, lanes));
-  return static_cast<double>(layer.groups) * (products * size_of(call, call.out) * kDirect +
-                                              static_cast<double>(layer.cols) * size_of(call, call.in) * kTurn);
-}
-
-// How much longer it waits than the direct way for inputs from memory: only channels last, where that copies none.
-double wait_for(const Layer& layer, const Call& call, int lanes, i64 number_bytes) {
-  if (!call.reads_last || !reads_far(layer, call, number_bytes)) return 0;
-  const double vectors = static_cast<double>(layer.groups * layer.cols) * size_of(call, call.in) / lanes;
-  return vectors * (Cycles::far_filtered_last - Cycles::far_last);
+  return static_cast<double>(layer.groups) *
+         (products * size(call.out) * kDirect + static_cast<double>(layer.cols) * size(call.in) * kTurn);
 }
 
 template <typename T>
@@ -110,8 +100,10 @@ class MinimalAdjoint final : public Way<T> {
       }
     }
     if (across_ == 0) return false;
-    const double all =
-        static_cast<double>(layer_.groups) * (least + weights * kWeight) + wait_for(layer_, call_, lanes_, bytes);
+    // It waits longer than the direct way for inputs from memory, channels last, where that copies none.
+    const double wait = call_.reads_last ? Cycles::far_filtered_last - Cycles::far_last : 0;
+    const double all = static_cast<double>(layer_.groups) *
+                       (least + weights * kWeight + far_vectors(layer_, call_, lanes_, bytes) * wait);
     if (method != Method::kFiltered && all > cycles_directly(layer_, call_, lanes_)) return false;
     const i64 sets = across_ * down_;
     inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_, across_ * room_of_set(rows_));

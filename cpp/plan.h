@@ -18,13 +18,20 @@ struct Limits {
   static constexpr i64 offsets = 64;             // window places in one panel
   static constexpr i64 together = 1024;          // phases and channels written next to each other, channels last
   static constexpr i64 stream_bytes = 12 << 20;  // outputs beyond this do not stay in the caches
-  static constexpr i64 far_bytes = 6 << 20;      // inputs that come from memory or from a cache that cores share
+  static constexpr i64 far_bytes = 6 << 20;      // inputs that come from memory
 };
 
 // Whether a call's inputs are so many.
 inline bool reads_far(const Layer& layer, const Call& call, i64 number_bytes) {
   const i64 inputs = call.batch * layer.groups * layer.cols * call.in[0] * call.in[1] * call.in[2];
   return inputs * number_bytes >= Limits::far_bytes;
+}
+
+// Vectors of a group's inputs, if they are so many; otherwise none is waited for.
+inline double far_vectors(const Layer& layer, const Call& call, i64 lanes, i64 number_bytes) {
+  if (!reads_far(layer, call, number_bytes)) return 0;
+  return static_cast<double>(call.batch * layer.cols * call.in[0] * call.in[1] * call.in[2]) /
+         static_cast<double>(lanes);
 }
 
 // What the kernels of an instruction set can hold.

@@ -76,12 +76,11 @@ Slices cut_slices(const Layer& layer, const Call& call, i64 number_bytes, i64 ta
   const double positions = static_cast<double>(call.batch * call.in[0] * call.in[1] * call.in[2]);
   const double cycles = positions * static_cast<double>(size) * kProduct;
   const i64 affordable = kSliceBytes / (size * number_bytes) + 1;
+  const i64 most_threads = cycles > 8 * kThreadCycles ? 8 : cycles > 4 * kThreadCycles ? 4 : 2;
   Slices best{1, std::numeric_limits<double>::infinity()};
   for (i64 count = std::max<i64>(1, std::min({ceil_div(kTasks, tasks), affordable, tiles})); count > 0; --count) {
     double all = 0, counts = 0;
-    for (i64 threads = 2; threads <= 8 && (threads == 2 || cycles > kThreadCycles * static_cast<double>(threads));
-         threads *= 2, ++counts)
-      all += uneven(threads, tasks, tiles, count);
+    for (i64 threads = 2; threads <= most_threads; threads *= 2, ++counts) all += uneven(threads, tasks, tiles, count);
     const double time = all / counts * (1 + kSlice / positions * static_cast<double>(count - 1));
     if (time < best.time) best = {count, time};
   }
