@@ -11,9 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <list>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -23,6 +21,7 @@
 #include "buffer.h"
 #include "channelwise.h"
 #include "channelwise_adjoint.h"
+#include "choice.h"
 #include "cpu.h"
 #include "execute.h"
 #include "fold.h"
@@ -44,8 +43,7 @@ using namespace nb::literals;
 namespace upscore {
 namespace {
 
-constexpr i64 kSlack = 16;               // packed weights and biases are read in whole vectors
-constexpr std::size_t kSchedules = 192;  // remembered: of layers, sizes, and threads that sleep or are awake
+constexpr i64 kSlack = 16;  // packed weights and biases are read in whole vectors
 
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
@@ -146,14 +144,10 @@ class Plan {
     }
     if ((way_ = way_of(weights, once))) return;
     target_ = target_of(*kernels_);
-    packing_ = plan_packing(layer_, target_, last ? Order::kLast : Order::kAny);
-    if (!packing_.vectors && !last && !once) lanes_packing_ = plan_packing(layer_, target_, Order::kVectors);
-    if (once && !packing_.vectors) pack_for(*once);
-    weights_.allocate(static_cast<std::size_t>(packing_.per_column * layer_.cols * layer_.groups + kSlack));
-    pack_weights(layer_, packing_, *kernels_, thread_count(), weights, weights_.data());
-    const bool fastest = method == Method::kFastest;
-    if (fastest || method == Method::kFiltered) minimal_packing_ = plan_minimal_packing(layer_, target_, last);
-    if (fastest || method == Method::kFolded) fold_packing_ = plan_fold_packing(layer_, target_);
+    packings_ = plan_packings(layer_, target_, method, last, once.has_value());
+    if (once && pack_once(weights, *once)) return;
+    weights_.allocate(static_cast<std::size_t>(packings_.direct.per_column * layer_.cols * layer_.groups + kSlack));
+    pack_weights(layer_, packings_.direct, *kernels_, thread_count(), weights, weights_.data());
   }
 
   void run(In<T> x, Out<T> y, Size lo, int threads, bool reads_last, bool writes_last) {
@@ -187,7 +181,7 @@ class Plan {
 
   std::size_t packed_bytes() const {
     std::size_t numbers = way_ ? way_->size() : weights_.size();
-    for (const std::shared_ptr<Buffer<T>>* made : {&lanes_weights_, &minimal_weights_, &fold_weights_})
+    for (const std::shared_ptr<Buffer<T>>* made : {&lanes_weights_, &minimal_weights_, &fold_weights_, &bf16_weights_})
       if (const std::shared_ptr<Buffer<T>> one = std::atomic_load(made)) numbers += one->size();
     return numbers * sizeof(T);
   }
@@ -214,15 +208,18 @@ class Plan {
     require(lies_as_it_can(call, plan), "channels last where channels_last says so");
     require(packed_for(call, plan), "a call such as the weights were packed for");
     if (plan.fold)
-      execute_fold(layer_, call, *fold_packing_, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x, y);
+      execute_fold(layer_, call, *packings_.fold, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x,
+                   y);
+    else if (plan.bf16)
+      execute(layer_, call, *packings_.bf16, *plan.bf16, *kernels_, bf16_weights_of(team.threads)->data(), bias, x, y);
     else if (plan.minimal)
-      (minimal_packing_->last ? execute_minimal_last<T>
-                              : execute_minimal<T>)(layer_, call, *minimal_packing_, *plan.minimal, *kernels_,
-                                                    minimal_weights(team.threads)->data(), bias, x, y);
-    else if (plan.direct->channel_lanes && lanes_packing_)
-      execute(layer_, call, *lanes_packing_, *plan.direct, *kernels_, lanes_weights(team.threads)->data(), bias, x, y);
+      (packings_.minimal->last ? execute_minimal_last<T>
+                               : execute_minimal<T>)(layer_, call, *packings_.minimal, *plan.minimal, *kernels_,
+                                                     minimal_weights(team.threads)->data(), bias, x, y);
+    else if (plan.direct->channel_lanes && packings_.lanes)
+      execute(layer_, call, *packings_.lanes, *plan.direct, *kernels_, lanes_weights(team.threads)->data(), bias, x, y);
     else
-      execute(layer_, call, packing_, *plan.direct, *kernels_, weights_.data(), bias, x, y);
+      execute(layer_, call, packings_.direct, *plan.direct, *kernels_, weights_.data(), bias, x, y);
   }
 
   // Whether the threads are awake or not.
@@ -245,8 +242,7 @@ class Plan {
 
   std::string explain(const Call& call, const Team& team) const {
     if (way_) return way_->why(call, team);
-    const Schedules plan = schedules_of(call, team);
-    return plan.fold ? plan.fold->why : plan.minimal ? plan.minimal->why : plan.direct->why;
+    return schedules_of(call, team).why();
   }
 
   // Of the layers that have one, with the weights packed for it.
@@ -256,11 +252,10 @@ class Plan {
     const bool fastest = method_ == Method::kFastest;
     if (!way) way = channelwise_adjoint(layer_, *kernels_, w, last_ && fastest);
     if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
-    if (!way && once) {
+    if (!way && once && method_ != Method::kBf16) {
       const auto& [batch, in, out, lo, threads] = *once;
       if (!diagonal_) way = unpacked_adjoint(layer_, {batch, in, out, lo}, *kernels_, w);
       if (!way) way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);
-      if (!way) way = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_);
     }
     return way;
   }
@@ -275,117 +270,53 @@ class Plan {
     require(channels == layer_.groups * layer_.cols, "the input has the layer's channels");
   }
 
-  // One of them.
-  struct Schedules {
-    std::shared_ptr<const Schedule> direct;
-    std::shared_ptr<const MinimalSchedule> minimal;
-    std::shared_ptr<const FoldSchedule> fold;
-  };
-  bool reads_last(const Schedules& plan) const {
-    return !plan.minimal || minimal_packing_->last || plan.minimal->line > 0;
-  }
-  bool writes_last(const Schedules& plan) const {
-    if (plan.fold) return upscore::writes_last(layer_, *fold_packing_, *plan.fold, target_);
-    if (plan.minimal) return upscore::writes_last(layer_, *minimal_packing_, target_);
-    return plan.direct->channel_lanes || packing_.by_phase || (!packing_.fused && writes_together(layer_));
+  Schedules schedules_of(const Call& call, const Team& team) const {
+    return plan_call(layer_, target_, packings_, call, team);
   }
   bool lies_as_it_can(const Call& call, const Schedules& plan) const {
-    return (!call.reads_last || reads_last(plan)) && (!call.writes_last || writes_last(plan));
+    return upscore::lies_as_it_can(layer_, target_, packings_, call, plan);
+  }
+  bool packed_for(const Call& call, const Schedules& plan) const {
+    return (plan.bf16 || weights_.size() > 0) && upscore::packed_for(layer_, packings_, call, plan);
   }
   bool can_do(const Call& call, const Schedules& plan) const {
     return lies_as_it_can(call, plan) && packed_for(call, plan);
   }
-  bool packed_for(const Call& call, const Schedules& plan) const {
-    if (plan.fold) return true;
-    if (plan.minimal) return !minimal_packing_->last || call.reads_last;
-    return packed_for_direct(call) && (!packing_.vectors || plan.direct->channel_lanes);
-  }
-  bool packed_for_direct(const Call& call) const {
-    return packing_.vectors ? call.reads_last == last_ && call.writes_last == last_
-                            : call.writes_last || !packing_.by_phase;
-  }
-  // What a schedule depends on.
-  struct Question {
-    Layer layer;
-    const Kernels<T>* kernels;
-    Method method;
-    bool last, vectors, both;
-    Call call;
-    Team team;
-    bool operator==(const Question&) const = default;
-  };
-  // Of all plans, since training packs at each step. Never destroyed, as threads may still compute at the end.
-  struct Memory {
-    std::mutex mutex;
-    std::list<std::pair<Question, Schedules>> all;  // last used first
-  };
-  static Memory& memory() {
-    static Memory* const one = new Memory;
-    return *one;
+
+  // For the only call, if that is done by minimal filtering of an adjoint, or in bfloat16 parts.
+  bool pack_once(const T* w, const std::tuple<i64, Size, Size, Size, int>& once) {
+    const auto& [batch, in, out, lo, threads] = once;
+    const Call call{batch, in, out, lo, last_, last_ && layer_.groups * layer_.rows > 1};
+    const std::shared_ptr<const Schedule> bf16 = schedules_of(call, *once_).bf16;
+    constexpr double kSooner = 0.9;  // than it says, against minimal filtering
+    const double limit =
+        bf16 ? static_cast<double>(layer_.groups) * (kSooner * bf16->cycles + bf16_packing(layer_, packings_))
+             : std::numeric_limits<double>::infinity();
+    way_ = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_, limit);
+    if (way_) return true;
+    if (bf16) {
+      bf16_weights_ = std::make_shared<Buffer<T>>();
+      bf16_weights_->allocate(static_cast<std::size_t>(bf16_size()));
+      make_bf16(w, bf16_weights_->data(), thread_count());
+      return true;
+    }
+    packings_.bf16.reset();
+    if (!packings_.direct.vectors) pack_for(once);
+    return false;
   }
 
   // Weights in vectors, if that call is faster then; or one of an image alone, whose phases in one product are summed
   // in other blocks: neither batch nor threads change the bits of outputs.
   void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, _] = once;
-    const Call call{packing_.fused ? 1 : batch, in, out, lo, last_, last_ && !writes_one()};
+    const Call call{packings_.direct.fused ? 1 : batch, in, out, lo, last_, last_ && !writes_one()};
     const std::shared_ptr<const Schedule> any = schedules_of(call, {}).direct;
-    Packing standard = std::exchange(packing_, plan_packing(layer_, target_, Order::kVectors));
+    Packing standard = std::exchange(packings_.direct, plan_packing(layer_, target_, Order::kVectors));
     if (any) {
       const std::shared_ptr<const Schedule> lanes = schedules_of(call, {}).direct;
       if (lanes->channel_lanes && lanes->cycles <= any->cycles) return;
     }
-    packing_ = std::move(standard);
-  }
-
-  // Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and
-  // none hangs in the child of a fork in which another thread held the lock.
-  Schedules schedules_of(const Call& call, const Team& team) const {
-    const Question question{layer_, kernels_, method_, last_, packing_.vectors, lanes_packing_.has_value(), call, team};
-    auto& [mutex, all] = memory();
-    {
-      std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-      if (lock)
-        for (auto at = all.begin(); at != all.end(); ++at)
-          if (at->first == question) {
-            all.splice(all.begin(), all, at);
-            return at->second;
-          }
-    }
-    Schedules plan = fastest(call, team);
-    if (!plan.minimal && !plan.fold)
-      plan.direct =
-          std::make_shared<const Schedule>(plan_direct(layer_, call, packing_, lanes_packing_, target_, team));
-    std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-    if (lock) {
-      all.emplace_front(question, plan);
-      if (all.size() > kSchedules) all.pop_back();
-    }
-    return plan;
-  }
-
-  // The way that is not direct, if it takes less time for an image.
-  Schedules fastest(const Call& call, const Team& team) const {
-    Schedules plan;
-    const bool filter = minimal_packing_ && (call.writes_last || !call.reads_last || !minimal_packing_->last);
-    if (!filter && !fold_packing_) return plan;
-    double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
-    if (method_ == Method::kFastest && packed_for_direct(call)) {
-      const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
-      limit = direct_cycles(layer_, image, target_);
-      far = far_vectors(layer_, image, target_.lanes, target_.number_bytes);
-      limit += far * (call.reads_last ? Cycles::far_last : Cycles::far);
-    }
-    const double wait = far * (call.reads_last ? Cycles::far_filtered_last : Cycles::far_filtered);
-    if (filter)
-      if (auto minimal = plan_minimal(layer_, call, *minimal_packing_, target_, team, limit - wait)) {
-        limit = minimal->cycles + wait;
-        plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
-      }
-    if (fold_packing_ && (method_ == Method::kFolded || worth_folding(layer_, call, *fold_packing_, target_, limit)))
-      if (auto fold = plan_fold(layer_, call, *fold_packing_, target_, team))
-        return {nullptr, nullptr, std::make_shared<const FoldSchedule>(std::move(*fold))};
-    return plan;
+    packings_.direct = std::move(standard);
   }
 
   // Made when they are first needed, without a lock: of two calls that do it at once one wins.
@@ -395,24 +326,34 @@ class Plan {
     if (ready) return ready;
     Buffer<T> plain;
     plain.allocate(static_cast<std::size_t>(layer_.groups * layer_.cols * layer_.rows * layer_.taps()));
-    unpack_weights(layer_, packing_, weights_.data(), plain.data());
+    unpack_weights(layer_, packings_.direct, weights_.data(), plain.data());
     auto fresh = std::make_shared<Buffer<T>>();
     fresh->allocate(static_cast<std::size_t>(size));
     pack(plain.data(), fresh->data());
     return std::atomic_compare_exchange_strong(&kept, &ready, fresh) ? fresh : ready;
   }
   std::shared_ptr<Buffer<T>> lanes_weights(int threads) {
-    const Packing& p = *lanes_packing_;
+    const Packing& p = *packings_.lanes;
     return made(lanes_weights_, p.per_column * layer_.cols * layer_.groups + kSlack,
                 [&](const T* w, T* to) { pack_weights(layer_, p, *kernels_, threads, w, to); });
   }
   std::shared_ptr<Buffer<T>> minimal_weights(int threads) {
-    const MinimalPacking& p = *minimal_packing_;
+    const MinimalPacking& p = *packings_.minimal;
     return made(minimal_weights_, layer_.groups * layer_.rows * layer_.cols * p.taps * p.before.back(),
                 [&](const T* w, T* to) { pack_minimal(layer_, p, target_, threads, w, to); });
   }
+  i64 bf16_size() const {
+    return ceil_div(bf16_weights(layer_, *packings_.bf16), i64{sizeof(T) / sizeof(std::uint16_t)});
+  }
+  void make_bf16(const T* w, T* to, int threads) const {
+    pack_bf16(layer_, *packings_.bf16, *kernels_, threads, w, reinterpret_cast<std::uint16_t*>(to));
+  }
+  std::shared_ptr<Buffer<T>> bf16_weights_of(int threads) {
+    if (once_) return bf16_weights_;
+    return made(bf16_weights_, bf16_size(), [&](const T* w, T* to) { make_bf16(w, to, threads); });
+  }
   std::shared_ptr<Buffer<T>> fold_weights(int threads) {
-    const FoldPacking& p = *fold_packing_;
+    const FoldPacking& p = *packings_.fold;
     return made(fold_weights_, layer_.groups * p.units * p.vectors * layer_.cols * target_.lanes,
                 [&](const T* w, T* to) { pack_fold(layer_, p, target_, threads, w, to); });
   }
@@ -425,14 +366,12 @@ class Plan {
   Target target_{};
   bool diagonal_ = false;        // found in dense weights
   std::unique_ptr<Way<T>> way_;  // then nothing of what follows is made
-  Packing packing_;
+  Packings packings_;
   Buffer<T> weights_;
-  std::optional<Packing> lanes_packing_;  // for calls whose lanes run along channels, if packed for any number of calls
   std::shared_ptr<Buffer<T>> lanes_weights_;
-  std::optional<MinimalPacking> minimal_packing_;
   std::shared_ptr<Buffer<T>> minimal_weights_;
-  std::optional<FoldPacking> fold_packing_;
   std::shared_ptr<Buffer<T>> fold_weights_;
+  std::shared_ptr<Buffer<T>> bf16_weights_;
   std::vector<T> bias_;
   std::optional<Team> once_;    // of the only call that there will be
   std::optional<In<T>> plain_;  // then a way may read the weights as they lie
@@ -501,7 +440,8 @@ NB_MODULE(_engine, m) {
       .value("DIRECT", Method::kDirect)
       .value("FASTEST", Method::kFastest)
       .value("FILTERED", Method::kFiltered)
-      .value("FOLDED", Method::kFolded);
+      .value("FOLDED", Method::kFolded)
+      .value("BF16", Method::kBf16);
   bind<float>(m, "PlanF32", "empty_f32");
   bind<double>(m, "PlanF64", "empty_f64");
   m.def("available_isas", &available_isas);

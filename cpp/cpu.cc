@@ -3,8 +3,26 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(UPSCORE_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace upscore {
 namespace {
+
+#if defined(UPSCORE_AMX)
+// Whether there is a matrix unit for bfloat16, and the system keeps its registers for this process (Linux 5.16).
+bool can_use_amx() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned bf16 = 1u << 22, tiles = 1u << 24;
+  if ((d & bf16) == 0 || (d & tiles) == 0) return false;
+  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
+#endif
 
 std::vector<const IsaKernels*> usable() {
   std::vector<const IsaKernels*> found{&isa_baseline::kernels()};
@@ -14,6 +32,9 @@ std::vector<const IsaKernels*> usable() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
     found.push_back(&isa_avx512::kernels());
+#if defined(UPSCORE_AMX)
+  if (found.back() == &isa_avx512::kernels() && can_use_amx()) found.push_back(&isa_avx512::amx_kernels());
+#endif
 #endif
   return found;
 }

@@ -14,7 +14,7 @@ namespace upscore {
 
 template <typename T>
 Target target_of(const Kernels<T>& kernels) {
-  return {kernels.lanes, kernels.tile_rows, kernels.registers, static_cast<int>(sizeof(T))};
+  return {kernels.lanes, kernels.tile_rows, kernels.registers, static_cast<int>(sizeof(T)), kernels.bf16 != nullptr};
 }
 
 namespace {
@@ -81,7 +81,7 @@ class Execution {
     ahead.next = 0;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
     const i64 weights = packing_.per_column * layer_.cols * i64{sizeof(T)};
-    if (call_.reads_last || !reads_far(layer_, call_, sizeof(T)) || weights > kNearWeights) return;
+    if (packing_.bf16 || call_.reads_last || !reads_far(layer_, call_, sizeof(T)) || weights > kNearWeights) return;
     const i64 column = schedule_.reductions[reduction].column_first;
     i64 away;
     if (reduction + 1 < schedule_.reductions.size()) {
@@ -169,8 +169,7 @@ class Execution {
       for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
         const Reduction& r = schedule_.reductions[i];
         if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
-          source.fill(x_ + one.group * layer_.cols * (reads_last ? 1 : plane), x_ + call_.batch * channels * plane,
-                      plane, r, panel);
+          fill(source, x_ + one.group * layer_.cols * (reads_last ? 1 : plane), plane, r, panel);
         thread_local Ahead ahead;
         look_ahead(source.runs(), tile, one, i, ahead);
         const OutputRows<T>* const to = (direct || pairs) && i + 1 == schedule_.reductions.size() ? &taken : nullptr;
@@ -178,6 +177,24 @@ class Execution {
           multiply(source, first_phase + phase, one, r, i > 0, row, rows, panel, sums + phase * pitch, ahead, to);
       }
       if (writer) write(*writer, one, sums_width, sums);
+    }
+    if constexpr (std::is_same_v<T, float>)
+      if (packing_.bf16) kernels_.bf16->use(0);
+  }
+
+  void fill(PanelSource<T>& source, const T* x, i64 plane, const Reduction& r, T* panel) const {
+    const T* const x_end = x_ + call_.batch * layer_.groups * layer_.cols * plane;
+    if (!packing_.bf16) return source.fill(x, x_end, plane, r, panel);
+    if constexpr (std::is_same_v<T, float>) {
+      const i64 length = (r.line_last - r.line_first) * source.line(), pitch = bf16_pitch(length);
+      auto* to = reinterpret_cast<std::uint32_t*>(panel + schedule_.parts);
+      Reduction tile = r;
+      for (i64 c = r.column_first; c < r.column_last; c += kBf16Terms, to += kBf16Parts * kBf16Terms / 2 * pitch) {
+        tile.column_first = c;
+        tile.column_last = std::min(c + kBf16Terms, r.column_last);
+        source.fill(x, x_end, plane, tile, panel);
+        kernels_.bf16->cut(panel, length, tile.column_last - c, length, to, pitch);
+      }
     }
   }
 
@@ -248,6 +265,58 @@ class Execution {
       width *= tile_rows;
       tile_rows = 1;
     }
+    if constexpr (std::is_same_v<T, float>) {
+      if (packing_.bf16) {
+        const i64 padded = round_up(columns, kBf16Terms), pitch = tile_rows * width * pitch_of_rows(part);
+        Bf16Product p{};
+        p.x_offset = x_offset;
+        p.x_row = bf16_pitch((r.line_last - r.line_first) * source.line());
+        p.x_part = kBf16Terms / 2 * p.x_row;
+        p.x_block = kBf16Parts * p.x_part;
+        p.taps = taps;
+        p.blocks = padded / kBf16Terms;
+        p.c_stride = pitch;
+        p.accumulate = accumulate;
+        const i64 none = 0;
+        p.products = 1;
+        p.w_offset = p.c_offset = &none;
+        p.pairs = schedule_.axis[2].out_step == 2;
+        const i64 vectors = width / target_.lanes;
+        const bool across = vectors == 1 && tile_rows > 1;
+        p.x_vector = across ? source.line() : target_.lanes;
+        p.vectors = across ? tile_rows : vectors;
+        const auto* x = reinterpret_cast<const std::uint32_t*>(panel + schedule_.parts);
+        const auto* w = reinterpret_cast<const std::uint16_t*>(packed_) +
+                        ((part.group * round_up(layer_.cols, kBf16Terms) + r.column_first) * packing_.per_column +
+                         c.weights * padded) *
+                            kBf16Parts;
+        for (i64 row = from; row < to; row += 2 * kBf16Rows) {
+          const i64 tiles = std::min<i64>(2, (packing_.rows * c.phases - row) / kBf16Rows);  // packed
+          p.rows = static_cast<int>(std::min<i64>(2 * kBf16Rows, total - row));
+          p.w = w + (row * c.taps * padded + first_tap * tiles * kBf16Tile) * kBf16Parts;
+          p.w_row = kBf16Terms;
+          p.w_tile = kBf16Tile;
+          p.w_part = tiles * kBf16Tile;
+          p.w_tap = kBf16Parts * p.w_part;
+          p.w_block = c.taps * p.w_tap;
+          p.w_next = p.w + p.blocks * p.w_block;
+          kernels_.bf16->use(p.rows);
+          for (i64 i = 0; i < (across ? 1 : tile_rows); ++i) {
+            p.x = x + i * source.line();
+            p.c = sums + (row - from) * pitch + i * width;
+            OutputRows<T> out{};
+            if (outputs) {
+              out = *outputs;
+              out.vector += i * vectors;
+              out.row += (part.group * total + row) / schedule_.axis[2].out_step;
+              p.out = &out;
+            }
+            kernels_.bf16->product(p);
+          }
+        }
+        return;
+      }
+    }
     for (i64 row = from; row < to; row += packing_.tile_rows) {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
       const i64 widest = target_.vectors(height);
@@ -259,8 +328,7 @@ class Execution {
       p.x_stride = (r.line_last - r.line_first) * source.line();
       p.taps = taps;
       p.columns = columns;
-      const bool next = packing_.fused || call_.writes_last;  // rows lie behind each other
-      p.c_stride = tile_rows * width * (next ? 1 : part.strips * schedule_.axis[2].out_step);
+      p.c_stride = tile_rows * width * pitch_of_rows(part);
       p.accumulate = accumulate;
       p.ahead_stride = call_.in[0] * call_.in[1] * call_.in[2];
       T* to_sums = sums + (row - from) * p.c_stride;
@@ -286,6 +354,11 @@ class Execution {
           v += n;
         }
     }
+  }
+
+  // In rows of sums: unless they lie behind each other, a channel's phases do.
+  i64 pitch_of_rows(const Part& part) const {
+    return packing_.fused || call_.writes_last ? 1 : part.strips * schedule_.axis[2].out_step;
   }
 
   // Where the rows of all products belong, or their pairs, and what is added to them. Pairs that cannot be written to

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "execute.h"
 #include "plan.h"
 #include "scratch.h"
 
@@ -172,7 +173,7 @@ class Unfolded final : public WeightGradient<T> {
 
   void multiply(const Part& part, i64 positions, const T* inputs, const T* gradient, bool accumulate, T* sum,
                 i64 pitch) const {
-    const Target target{in_.kernels.lanes, in_.kernels.tile_rows, in_.kernels.registers, sizeof(T)};
+    const Target target = target_of(in_.kernels);
     const i64 vectors = part.width / lanes_, here = 0;
     const i64 widest = target.vectors(static_cast<int>(std::min<i64>(target.tile_rows, part.columns)));
     Product<T> p;

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "execute.h"
 #include "panel.h"
 #include "scratch.h"
 #include "tasks.h"
@@ -54,7 +55,7 @@ class Execution {
         packing_(packing),
         s_(schedule),
         kernels_(kernels),
-        target_{kernels.lanes, kernels.tile_rows, kernels.registers, static_cast<int>(sizeof(T))},
+        target_(target_of(kernels)),
         packed_(packed),
         bias_(bias),
         x_(x),

@@ -68,7 +68,7 @@ class MinimalAdjoint final : public Way<T> {
   }
 
   // The cheapest of the cuts into tasks that fit; false if none is, or none is cheaper than the direct way.
-  bool cut(int threads, Method method) {
+  bool cut(int threads, Method method, double limit) {
     const i64 bytes = sizeof(T), vector = lanes_ * bytes, rows = set_rows(), lines = lines_[0] * lines_[1];
     if (rows * sets_[2] == 0 || layer_.stride[2] * p_.taps * std::min(columns_, lanes_) > kMostTerms) return false;
     if (layer_.taps() > kWeightBytes / vector) return false;
@@ -104,7 +104,7 @@ class MinimalAdjoint final : public Way<T> {
     const double wait = call_.reads_last ? Cycles::far_filtered_last - Cycles::far_last : 0;
     const double all = static_cast<double>(layer_.groups) *
                        (least + weights * kWeight + far_vectors(layer_, call_, lanes_, bytes) * wait);
-    if (method != Method::kFiltered && all > cycles_directly(layer_, call_, lanes_)) return false;
+    if (method != Method::kFiltered && all > std::min(limit, cycles_directly(layer_, call_, lanes_))) return false;
     const i64 sets = across_ * down_;
     inputs_ = std::max(layer_.stride[2] * p_.lines * sets * pitch_, across_ * room_of_set(rows_));
     products_ = p_.points * sets * rows_;
@@ -423,7 +423,7 @@ class MinimalAdjoint final : public Way<T> {
 
 template <typename T>
 std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, const Kernels<T>& kernels, const T* w,
-                                        int threads, Method method) {
+                                        int threads, Method method, double limit) {
   const bool wanted = method == Method::kFastest || method == Method::kFiltered;
   if (layer.transposed || !wanted || call.batch == 0) return nullptr;
   if (method != Method::kFiltered && cycles_directly(layer, call, kernels.lanes) < kSmall) return nullptr;
@@ -432,14 +432,14 @@ std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, co
   auto packing = plan_minimal_packing(forward, target_of(kernels), false);
   if (!packing) return nullptr;
   auto way = std::make_unique<MinimalAdjoint<T>>(layer, call, kernels, std::move(*packing));
-  if (!way->cut(threads, method)) return nullptr;
+  if (!way->cut(threads, method, limit)) return nullptr;
   way->pack(w, threads);
   return way;
 }
 
 template std::unique_ptr<Way<float>> minimal_adjoint<float>(const Layer&, const Call&, const Kernels<float>&,
-                                                            const float*, int, Method);
+                                                            const float*, int, Method, double);
 template std::unique_ptr<Way<double>> minimal_adjoint<double>(const Layer&, const Call&, const Kernels<double>&,
-                                                              const double*, int, Method);
+                                                              const double*, int, Method, double);
 
 }  // namespace upscore

@@ -174,8 +174,43 @@ void unpack_weights(const Layer& layer, const Packing& packing, const T* packed,
     }
 }
 
-#define UPSCORE_INSTANTIATE(T)                                                                       \
-  template void pack_weights<T>(const Layer&, const Packing&, const Kernels<T>&, int, const T*, T*); \
+i64 bf16_weights(const Layer& layer, const Packing& packing) {
+  return layer.groups * round_up(layer.cols, kBf16Terms) * packing.per_column * kBf16Parts;
+}
+
+template <typename T>
+void pack_bf16(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
+               std::uint16_t* packed) {
+  if constexpr (std::is_same_v<T, float>) {
+    Buffer<T> plain;
+    plain.allocate(static_cast<std::size_t>(layer.groups * layer.cols * packing.per_column));
+    pack_weights(layer, packing, kernels, threads, w, plain.data());
+    const i64 phases = packing.classes[0].phases, rows = packing.rows * phases, pairs = ceil_div(rows, 2 * kBf16Rows);
+    const i64 blocks = ceil_div(layer.cols, packing.columns);
+    if (plain.size() < (1 << 16)) threads = 1;
+    parallel_for(layer.groups * blocks * pairs, threads, [&](i64 task) {
+      const i64 group = task / pairs / blocks, first = task / pairs % blocks * packing.columns;
+      const i64 row = task % pairs * 2 * kBf16Rows, tiles = std::min<i64>(2, (rows - row) / kBf16Rows);
+      const i64 columns = std::min(packing.columns, layer.cols - first), padded = round_up(columns, kBf16Terms);
+      const T* const from = plain.data() + (group * layer.cols + first) * packing.per_column;
+      std::uint16_t* const to =
+          packed + (group * round_up(layer.cols, kBf16Terms) + first) * packing.per_column * kBf16Parts;
+      for (const PhaseClass& c : packing.classes) {
+        std::uint16_t* tile = to + (c.weights + row * c.taps) * padded * kBf16Parts;
+        for (i64 column = 0; column < columns; column += kBf16Terms)
+          for (i64 tap = 0; tap < c.taps; ++tap, tile += (kBf16Parts - 1) * tiles * kBf16Tile)
+            for (i64 t = 0; t < tiles; ++t, tile += kBf16Tile)
+              kernels.bf16->round(
+                  from + (c.weights + (row + t * kBf16Rows) * c.taps) * columns + (tap * columns + column) * kBf16Rows,
+                  columns - column, tile, tiles * kBf16Tile);
+      }
+    });
+  }
+}
+
+#define UPSCORE_INSTANTIATE(T)                                                                                \
+  template void pack_weights<T>(const Layer&, const Packing&, const Kernels<T>&, int, const T*, T*);          \
+  template void pack_bf16<T>(const Layer&, const Packing&, const Kernels<T>&, int, const T*, std::uint16_t*); \
   template void unpack_weights<T>(const Layer&, const Packing&, const T*, T*);
 UPSCORE_INSTANTIATE(float)
 UPSCORE_INSTANTIATE(double)

@@ -13,6 +13,13 @@ void pack_weights(const Layer& layer, const Packing& packing, const Kernels<T>& 
                   T* packed);
 
 // The inverse.
+// In bfloat16 parts: [group][block of columns][class][two tiles of rows][32 columns][tap][part][tile][row][column].
+template <typename T>
+void pack_bf16(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
+               std::uint16_t* packed);
+// Their numbers.
+i64 bf16_weights(const Layer& layer, const Packing& packing);
+
 template <typename T>
 void unpack_weights(const Layer& layer, const Packing& packing, const T* packed, T* w);
 

@@ -17,8 +17,11 @@ double efficiency(i64 rows, int tile_rows) {
   return static_cast<double>(rows) / all;
 }
 
+constexpr i64 kFewColumns = 16;  // too few for the tiles of a matrix unit
+
 // Fusing the phases gives products more rows, but multiplies the zeros that make their windows the same.
-bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
+template <typename Efficiency>
+bool worth_fusing(const Layer& layer, i64 phases, Efficiency&& efficiency) {
   if (!layer.transposed || phases == 1 || phases > 4096) return false;
   double filled = 1;
   bool single = true;
@@ -27,8 +30,8 @@ bool worth_fusing(const Layer& layer, const Target& target, i64 phases) {
     filled *= static_cast<double>(layer.kernel[a]) / static_cast<double>(residues[0].tap.size() * residues.size());
     single = single && residues[0].tap.size() == 1;
   }
-  const double fused = filled * efficiency(layer.rows * phases, target.tile_rows);
-  const double apart = efficiency(layer.rows, target.tile_rows);
+  const double fused = filled * efficiency(layer.rows * phases);
+  const double apart = efficiency(layer.rows);
   return fused > 1.05 * apart || (single && filled == 1);
 }
 
@@ -41,17 +44,18 @@ bool writes_together(const Layer& layer) {
   return layer.groups == 1 && layer.rows > 1 && layer.rows * phases <= Limits::together;
 }
 
-Packing plan_packing(const Layer& layer, const Target& target, Order order) {
-  Packing packing;
+namespace {
+
+i64 phases_of(const Layer& layer) { return layer.transposed ? layer.stride[0] * layer.stride[1] * layer.stride[2] : 1; }
+
+// By phase, for writing channels last.
+bool orders_by_phase(const Layer& layer, const Packing& packing, i64 vector_bytes) {
+  return packing.fused && writes_together(layer) && layer.rows * packing.phases * vector_bytes <= Limits::sum_bytes;
+}
+
+// The taps of each class, and how many columns are summed at once.
+void find_classes(const Layer& layer, Packing& packing) {
   std::vector<AxisPhase> axis[kAxes];
-  if (layer.transposed)
-    for (int a = 0; a < kAxes; ++a) packing.phases *= layer.stride[a];
-  packing.vectors = order == Order::kVectors || (order == Order::kLast && layer.rows % target.lanes == 0);
-  packing.rows = packing.vectors ? round_up(layer.rows, i64{target.lanes}) : layer.rows;
-  packing.fused = !packing.vectors && worth_fusing(layer, target, packing.phases);
-  const i64 vector_bytes = target.lanes * target.number_bytes;
-  packing.by_phase = order == Order::kLast && packing.fused && writes_together(layer) &&
-                     layer.rows * packing.phases * vector_bytes <= Limits::sum_bytes;
   for (int a = 0; a < kAxes; ++a) {
     if (layer.transposed) {
       axis[a] = axis_residues(layer.kernel[a], layer.stride[a], layer.dilation[a], packing.fused);
@@ -61,10 +65,6 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
       std::iota(axis[a][0].tap.begin(), axis[a][0].tap.end(), 0);
     }
   }
-  packing.tile_rows =
-      packing.vectors
-          ? target.lanes
-          : static_cast<int>(std::clamp<i64>(Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
   for (const AxisPhase& z : axis[0])
     for (const AxisPhase& y : axis[1])
       for (const AxisPhase& x : axis[2]) {
@@ -89,6 +89,42 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
     most_taps = std::max(most_taps, c.taps);
   }
   packing.columns = std::clamp<i64>(Limits::terms / std::min(most_taps, Limits::offsets), 1, layer.cols);
+}
+
+}  // namespace
+
+Packing plan_packing(const Layer& layer, const Target& target, Order order) {
+  Packing packing;
+  packing.phases = phases_of(layer);
+  packing.vectors = order == Order::kVectors || (order == Order::kLast && layer.rows % target.lanes == 0);
+  packing.rows = packing.vectors ? round_up(layer.rows, i64{target.lanes}) : layer.rows;
+  packing.fused = !packing.vectors &&
+                  worth_fusing(layer, packing.phases, [&](i64 rows) { return efficiency(rows, target.tile_rows); });
+  const i64 vector_bytes = target.lanes * target.number_bytes;
+  packing.by_phase = order == Order::kLast && orders_by_phase(layer, packing, vector_bytes);
+  packing.tile_rows =
+      packing.vectors
+          ? target.lanes
+          : static_cast<int>(std::clamp<i64>(Limits::sum_bytes / (packing.phases * vector_bytes), 1, target.tile_rows));
+  find_classes(layer, packing);
+  return packing;
+}
+
+std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& target, bool last) {
+  Packing packing;
+  packing.phases = phases_of(layer);
+  const i64 vector_bytes = target.lanes * target.number_bytes;
+  if (!target.bf16 || layer.cols < kFewColumns || packing.phases * kBf16Rows * vector_bytes > Limits::sum_bytes)
+    return std::nullopt;
+  packing.bf16 = true;
+  packing.fused = worth_fusing(layer, packing.phases, [](i64 rows) {
+    return static_cast<double>(rows) / static_cast<double>(round_up(rows, kBf16Rows));
+  });
+  packing.by_phase = last && orders_by_phase(layer, packing, vector_bytes);
+  packing.tile_rows = kBf16Rows;
+  packing.rows = round_up(layer.rows, packing.fused ? kBf16Rows / std::gcd(i64{kBf16Rows}, packing.phases) : kBf16Rows);
+  find_classes(layer, packing);
+  packing.columns = std::min(round_up(packing.columns, kBf16Terms), layer.cols);
   return packing;
 }
 

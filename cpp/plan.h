@@ -1,18 +1,21 @@
 // What will be done and why, decided without doing it: pure functions of the layer and of the call's sizes.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "geometry.h"
 
 namespace upscore {
 
-// How to compute where there are several ways: as the taps are, the fastest, by minimal filtering, or folded.
-enum class Method { kDirect, kFastest, kFiltered, kFolded };
+// How to compute where there are several ways: as the taps are, the fastest, by minimal filtering, folded, or as the
+// taps are in bfloat16 parts.
+enum class Method { kDirect, kFastest, kFiltered, kFolded, kBf16 };
 
 // The sizes that work is cut to. Sums and panel share a core's second-level cache and keep its scratch small.
 struct Limits {
   static constexpr i64 panel_bytes = 448 << 10;  // inputs, shared by all rows of a task
+  static constexpr i64 bf16_bytes = 640 << 10;   // the same with their bfloat16 parts
   static constexpr i64 sum_bytes = 512 << 10;    // partial sums
   static constexpr i64 terms = 512;              // added in registers before they are added to memory: accuracy
   static constexpr i64 offsets = 64;             // window places in one panel
@@ -37,6 +40,8 @@ inline double far_vectors(const Layer& layer, const Call& call, i64 lanes, i64 n
 // What the kernels of an instruction set can hold.
 struct Target {
   int lanes, tile_rows, registers, number_bytes;
+  bool bf16;  // float32 numbers can be multiplied in bfloat16 parts
+  bool operator==(const Target&) const = default;
   int vectors(int rows) const;  // widest tile, in vectors, for this many rows
 };
 
@@ -53,6 +58,7 @@ struct PhaseClass {
 struct Packing {
   bool fused = false;
   bool vectors = false;   // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
+  bool bf16 = false;      // in three bfloat16 parts, tiles of 16 rows by 32 columns
   bool by_phase = false;  // fused rows are ordered by phase, not by channel, for writing channels last
   int tile_rows = 1;
   i64 rows = 0;     // of a group: the layer's, with zeros behind them up to a whole vector, if tiles are vectors
@@ -69,5 +75,8 @@ bool writes_together(const Layer& layer);
 enum class Order { kAny, kLast, kVectors };
 inline Order order_of(const Call& call) { return call.reads_last ? Order::kLast : Order::kAny; }
 Packing plan_packing(const Layer& layer, const Target& target, Order order);
+
+// In bfloat16 parts: if there is a matrix unit, and rows and columns fill its tiles.
+std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& target, bool last);
 
 }  // namespace upscore

@@ -29,6 +29,13 @@ constexpr i64 kTogether = 64 << 10;  // bytes of a channel then
 // Cycles, for choosing between tiles.
 constexpr double kPick = 2;  // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
+constexpr double kBf16Product = 0.26;  // for a row and column, in six tiles' products
+constexpr double kBf16Shifted = 0.34;  // where taps read at shifts, within cache lines
+constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
+constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
+constexpr i64 kBf16Bytes = 6;
+constexpr double kTurnedInput = 7, kTurnedOutput = 6;  // a vector, channels last
+constexpr double kCut = 4;                             // a vector of inputs into bfloat16 parts
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
@@ -109,7 +116,7 @@ class Scheduler {
     share_work();
     choose_tile();
     cut_reductions();
-    if (call_.reads_last == call_.writes_last)
+    if (call_.reads_last == call_.writes_last && !packing_.bf16)
       s_.channel_lanes = plan_channel_lanes(layer_, call_, packing_, target_, s_, enough_);
     if (s_.channel_lanes) {
       s_.cycles = s_.channel_lanes->cycles;
@@ -187,7 +194,8 @@ class Scheduler {
     });
     // Where phases have few taps in a wide window, their many columns leave room for fewer places.
     const i64 fit = Limits::panel_bytes / (packing_.columns * lanes_ * target_.number_bytes);
-    places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, std::min(Limits::offsets, fit));
+    const i64 most = packing_.bf16 ? Limits::terms / kBf16Terms : Limits::offsets;
+    places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, std::min(most, fit));
   }
 
   void share_work() {
@@ -198,7 +206,11 @@ class Scheduler {
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =
         packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
+    if (packing_.bf16) align_ = 2 * kBf16Rows / std::gcd(i64{2 * kBf16Rows}, packing_.fused ? packing_.phases : 1);
     if (call_.writes_last) align_ = layer_.rows;
+    // Where weights come from afar, a tile may have all positions, and tasks share the channels.
+    far_weights_ = packing_.bf16 && layer_.cols * packing_.per_column * kBf16Bytes > kNearWeights;
+    parts_ = layer_.groups * (far_weights_ ? ceil_div(layer_.rows, align_) : 1);
   }
 
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
@@ -206,6 +218,8 @@ class Scheduler {
     const i64 least = std::min(align_, layer_.rows) * (packing_.fused ? packing_.phases : step_);
     const bool few =
         layer_.rows * (packing_.fused ? packing_.phases : 1) <= kFewRows || packing_.columns * places_ <= kFewInputs;
+    if (packing_.bf16)
+      return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1, kMaxVectorsOfFewRows);
     // A panel that all rows read may as well stay in the first-level cache, if tiles do not become narrow.
     const i64 widest = target_.vectors(packing_.tile_rows);
     const i64 near = kNearPanel / (packing_.columns * places_ * lanes_ * target_.number_bytes) / widest * widest;
@@ -213,7 +227,16 @@ class Scheduler {
     return std::clamp<i64>(Limits::sum_bytes / (least * lanes_ * target_.number_bytes), 1, most);
   }
   bool panel_fits(i64 lines, i64 width) const {
+    if (packing_.bf16) return panel_size(lines, width) * target_.number_bytes <= Limits::bf16_bytes;
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
+  }
+  // Of a panel with its bfloat16 parts, in numbers.
+  i64 panel_size(i64 lines, i64 width) const { return plain_size(lines, width) + parts_size(lines, width); }
+  i64 plain_size(i64 lines, i64 width) const {
+    return round_up(lines * std::min(packing_.columns, kBf16Terms) * width + 2 * lanes_, lanes_);
+  }
+  i64 parts_size(i64 lines, i64 width) const {
+    return bf16_pitch(lines * width) * round_up(packing_.columns, kBf16Terms) / 2 * kBf16Parts + 2 * lanes_;
   }
 
   // Cycles per useful vector of positions and input channel.
@@ -222,13 +245,26 @@ class Scheduler {
     double all() const { return products + copies; }
   };
   // Of a tile of so many vectors, and rows, for which so many vectors are copied, in so many rows.
-  Cost cost(i64 vectors, double rows, double used_vectors, double copied_vectors, double copied_rows) const {
-    const double weights = static_cast<double>(taps_ * layer_.rows * (packing_.fused ? packing_.phases : 1));
+  Cost cost(i64 vectors, double rows, double used_vectors, double copied_vectors, double copied_rows,
+            bool shifted) const {
+    const i64 of_class = layer_.rows * (packing_.fused ? packing_.phases : 1);
+    const double weights = static_cast<double>(taps_ * (packing_.bf16 ? round_up(of_class, kBf16Rows) : of_class));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
-    const double products =
-        weights * (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
-    const double copies = (Cycles::copy + strided) * copied_vectors + Cycles::begin * copied_rows;
+    double products = weights * (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
+    double copy = Cycles::copy + strided;
+    if (packing_.bf16) {
+      const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
+      products = weights *
+                 ((shifted ? kBf16Shifted : kBf16Product) * static_cast<double>(round_up(vectors, 2)) +
+                  (far_weights_ ? kFarBf16Weight : kBf16Weight)) /
+                 filled;
+      copy += kCut + (call_.reads_last ? kTurnedInput : 0);
+      if (call_.writes_last)
+        products += kTurnedOutput * static_cast<double>(of_class * packing_.phases * vectors) /
+                    static_cast<double>((packing_.fused ? packing_.phases : 1) * layer_.cols);
+    }
+    const double copies = copy * copied_vectors + Cycles::begin * copied_rows;
     const double pieces = Cycles::piece * rows * static_cast<double>(layer_.rows * packing_.phases);
     return {(products + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
             copies / used_vectors};
@@ -248,7 +284,7 @@ class Scheduler {
     while (vectors > 1 && !panel_fits(places_, vectors * lanes_)) --vectors;
     const i64 widest = target_.vectors(packing_.tile_rows);
     if (vectors > widest) vectors -= vectors % widest;
-    while (vectors > widest && ceil_div(s_.positions, vectors * lanes_) * layer_.groups < enough_) vectors -= widest;
+    while (vectors > widest && ceil_div(s_.positions, vectors * lanes_) * parts_ < enough_) vectors -= widest;
     const i64 runs = ceil_div(s_.positions, vectors * lanes_);
     vectors = ceil_div(ceil_div(s_.positions, runs), lanes_);
     const double used = static_cast<double>(s_.positions) / static_cast<double>(runs * lanes_);
@@ -256,7 +292,8 @@ class Scheduler {
     const double rows = static_cast<double>(vectors * lanes_) / static_cast<double>(row);
     const double places = static_cast<double>(offsets_.size()), begin = s_.axis[2].in_step == 1 ? 1 : 3;
     const double sides = s_.axis[2].phases[0].offset.size() > 1 ? 2 : 1;  // a short row often has zeros beside it
-    cost_ = cost(vectors, rows, used, places * (static_cast<double>(vectors) + begin * rows), places * rows * sides);
+    cost_ =
+        cost(vectors, rows, used, places * (static_cast<double>(vectors) + begin * rows), places * rows * sides, false);
     s_.tile = {vectors * lanes_, 1, vectors * lanes_, ceil_div(s_.positions, vectors * lanes_), 1, 1};
     s_.window = plain_window(offsets_);
 
@@ -273,10 +310,10 @@ class Scheduler {
       if (!panel_fits(at_once, length)) return false;
       const i64 down = ceil_div(column, rows), across_now = ceil_div(row_vectors, wide);
       const i64 tiles = down * across_now * (s_.positions / (row * column));
-      if (tiles * layer_.groups < enough_ && vectors > widest) return false;
+      if (tiles * parts_ < enough_ && vectors > widest) return false;
       const double filled = static_cast<double>(row * column) / static_cast<double>(down * across_now * lanes_);
       Cost c = cost(vectors, static_cast<double>(rows), filled, static_cast<double>(all * ceil_div(length, lanes_)),
-                    static_cast<double>(all));
+                    static_cast<double>(all), lines.extra() > 0);
       if (joined) c.products *= kJoined;
       if (c.all() < cost_.all()) {
         cost_ = c;
@@ -335,7 +372,10 @@ class Scheduler {
     if (s_.chunk >= layer_.rows && s_.strips == strips_)
       s_.groups = std::clamp<i64>(tasks() / enough_, 1, std::min(layer_.groups, kMostGroups));
 
-    s_.panel = round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
+    if (packing_.bf16) s_.parts = plain_size(lines_, s_.tile.positions + s_.window.extra);
+    s_.panel = packing_.bf16
+                   ? panel_size(lines_, s_.tile.positions + s_.window.extra)
+                   : round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
     const i64 channels = layer_.groups * layer_.rows;
     s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1,
@@ -359,9 +399,13 @@ class Scheduler {
         << (packing_.phases == 1 ? " phase, " : " phases, ")
         << (packing_.fused ? "fused into one product because they share a window of "
                            : "each with its own taps in a window of ")
-        << window << (window == 1 ? " input; " : " inputs; ") << "register tiles of " << packing_.tile_rows
-        << " rows x " << target_.vectors(packing_.tile_rows) << " vectors of " << lanes_
-        << " positions; a task computes ";
+        << window << (window == 1 ? " input; " : " inputs; ");
+    if (packing_.bf16)
+      why << "six products of bfloat16 parts by the matrix unit, in tiles of " << kBf16Rows << " rows x " << lanes_
+          << " positions x " << kBf16Terms << " columns; a task computes ";
+    else
+      why << "register tiles of " << packing_.tile_rows << " rows x " << target_.vectors(packing_.tile_rows)
+          << " vectors of " << lanes_ << " positions; a task computes ";
     if (s_.window.by_rows)
       why << s_.tile.rows << " x " << s_.tile.positions << " positions, their inputs copied once per row, which "
           << (s_.window.joined ? "vectors run across, " : "is long enough to fill vectors, ");
@@ -384,6 +428,8 @@ class Scheduler {
   Schedule s_;
   std::vector<Size> offsets_;
   i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;
+  i64 parts_ = 1;  // groups, and parts of their channels, that a tile's tasks can be cut to at most
+  bool far_weights_ = false;
   Cost cost_;  // of the tile
 };
 

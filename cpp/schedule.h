@@ -126,12 +126,19 @@ struct Schedule {
   i64 strips = 1;           // phases of the leading axes per task
   i64 groups = 1;           // per task, if it has all of their channels and strips
   i64 panel = 0, sums = 0;  // scratch per task, in numbers
+  i64 parts = 0;            // of a panel, if any: where bfloat16 parts begin, behind the inputs of one tile of columns
   Writing writing;
   int threads = 1;
   std::optional<ChannelLanes> channel_lanes;
   double cycles = 0;  // that it should take, of all threads
   std::string why;
 };
+
+// Words from one pair of columns to the next: a number of cache lines that keeps pairs in different sets.
+inline i64 bf16_pitch(i64 places) {
+  constexpr i64 line = 16;
+  return (ceil_div(places, line) | 1) * line;
+}
 
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
                        const Team& team);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <memory>
 
+#include "gradient_bf16.h"
 #include "gradient_channels.h"
 #include "gradient_channelwise.h"
 #include "gradient_inputs.h"
@@ -40,6 +41,11 @@ std::unique_ptr<WeightGradient<T>> fastest(const GradientInputs<T>& inputs, Meth
   if (!last)
     for (auto make : {gradient_taps<T>, gradient_channelwise<T>, gradient_planes<T>}) consider(make(inputs));
   for (auto make : {gradient_channels<T>, gradient_inputs<T>}) consider(make(inputs));
+  if (method == Method::kFastest || method == Method::kBf16) {
+    auto bf16 = gradient_bf16(inputs);
+    if (bf16 && method == Method::kBf16) return bf16;
+    consider(std::move(bf16));
+  }
   const double positions = static_cast<double>(call.batch * inputs.layer.groups * inputs.in_plane());
   const bool worth = method == Method::kFastest && way && way->cost * positions > kFilteredCycles;
   if (worth || method == Method::kFiltered)

@@ -55,6 +55,7 @@ def test_available_sets_are_those_of_the_machine():
             flags = set(next(line for line in info if line.startswith("flags")).split())
         assert ("avx2" in names) == ({"avx2", "fma"} <= flags)
         assert ("avx512" in names) == ({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags)
+        assert "amx" not in names or {"avx512f", "amx_tile", "amx_bf16"} <= flags  # and the system lets it be used
 
 
 @pytest.mark.parametrize("isa", cpu.available())
@@ -85,12 +86,12 @@ def test_the_forced_set_is_the_one_that_runs():
 
 @pytest.mark.parametrize("isa", cpu.available())
 def test_vectors_are_as_wide_as_the_set(isa):
-    """16 bytes in the baseline (SSE2 and NEON), 32 in AVX2, 64 in AVX-512."""
+    """16 bytes in the baseline (SSE2 and NEON), 32 in AVX2, 64 in AVX-512, with and without a matrix unit."""
     cpu.force(isa)
-    width = {"baseline": 16, "avx2": 32, "avx512": 64}[isa]
+    width = {"baseline": 16, "avx2": 32, "avx512": 64, "amx": 64}[isa]
     for dtype in (np.float32, np.float64):
-        layer = up.plan(np.ones((24, 10, 4, 3), dtype), stride=(2, 3))
-        layer(np.ones((1, 24, 9, 13), dtype))
+        layer = up.plan(np.ones((12, 10, 4, 3), dtype), stride=(2, 3))  # too few channels for a matrix unit
+        layer(np.ones((1, 12, 9, 13), dtype))
         assert f"vectors of {width // np.dtype(dtype).itemsize} positions" in layer.why
 
 

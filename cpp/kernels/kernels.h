@@ -101,6 +101,48 @@ struct ChannelProduct {
 template <typename T>
 using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
 
+// Products of float32 numbers in three bfloat16 parts each, where there is a matrix unit: see kernels/bf16.h.
+constexpr int kBf16Rows = 16;  // of a tile of weights; two are multiplied together
+constexpr i64 kBf16Parts = 3;
+constexpr i64 kBf16Terms = 32;                     // that a tile adds
+constexpr i64 kBf16Tile = kBf16Rows * kBf16Terms;  // numbers
+
+// c[r][v] (+)= sum over taps and blocks of 32 terms of w[block][tap][row] * x[block][x_offset[tap] + v*x_vector]. All
+// strides count bfloat16 numbers, and pairs of them where inputs are concerned.
+struct Bf16Product {
+  const std::uint16_t* w;
+  i64 w_row, w_tile, w_part, w_tap, w_block;  // from one row, tile of rows, part, tap, block to the next
+  const std::uint16_t* w_next;                // fetched meanwhile, as many, unless null
+  const std::uint32_t* x;                     // a row of pairs for each two terms
+  const i64* x_offset;
+  i64 x_row, x_vector, x_part, x_block;
+  i64 taps, blocks;
+  int rows;  // at most two tiles'
+  i64 vectors;
+  float* c;
+  i64 c_stride;
+  bool accumulate;
+  // The same is done for so many products, whose weights and sums lie so far from w and c.
+  i64 products;
+  const i64 *w_offset, *c_offset;
+  const OutputRows<float>* out;  // where sums go instead, unless null: as they are, or in pairs
+  bool pairs;
+};
+struct Bf16Kernels {
+  // dst[part][pair][i] of rows 2*pair and 2*pair + 1 of 32, of which there are `rows`, in whole vectors of i < length;
+  // src_pitch numbers, and `pitch` words, from one to the next. The others are zeros.
+  void (*cut)(const float* src, i64 src_pitch, i64 rows, i64 length, std::uint32_t* dst, i64 pitch);
+  // dst[part*apart + i] for i < length, in whole pairs of vectors.
+  void (*cut_row)(const float* src, i64 length, std::uint16_t* dst, i64 apart);
+  // `rows` of 16 rows, src_pitch apart, as inputs of products, rounded: dst[block][part][pair of terms][row], of so
+  // many blocks of 32 terms; zeros where there are no more rows.
+  void (*round_rows)(const float* src, i64 src_pitch, i64 rows, i64 blocks, std::uint32_t* dst);
+  // A tile of weights, [column][row], to its three parts, [row][column], `apart` numbers from one to the next.
+  void (*round)(const float* src, i64 columns, std::uint16_t* dst, i64 apart);
+  void (*use)(int rows);  // makes this thread's tiles ready for so many rows; 0 gives them up
+  void (*product)(const Bf16Product& p);
+};
+
 // One output row of one channel, for strides that are multiples of the lanes:
 // out[e] = sum over taps of w[tap][e % step] * x[tap][e / step] + bias.
 constexpr int kStencilVectors = 4;  // computed together; divides the number of vectors
@@ -166,9 +208,10 @@ constexpr i64 kMostTileInputs = 3 * kMostTiles + 4 + 64;  // that they read
 
 template <typename T>
 struct Kernels {
-  int lanes;      // numbers in a vector
-  int tile_rows;  // rows of the widest product tile
-  int registers;  // accumulators that a tile may use
+  int lanes;                          // numbers in a vector
+  int tile_rows;                      // rows of the widest product tile
+  int registers;                      // accumulators that a tile may use
+  const Bf16Kernels* bf16 = nullptr;  // of float32, where there is a matrix unit
   ProductKernel<T> product[kMaxTileRows + 1][kMaxTileVectors + 1];
   OutputKernel<T> product_rows[kMaxTileRows + 1][kMaxTileVectors + 1];             // written as they are
   OutputKernel<T> product_pairs[kMaxTileRows + 1][kMaxTileVectors + 1];            // of even numbers of rows
@@ -262,7 +305,10 @@ const IsaKernels& kernels();
 }
 namespace isa_avx512 {
 const IsaKernels& kernels();
-}
+#if defined(UPSCORE_AMX)
+const IsaKernels& amx_kernels();
+#endif
+}  // namespace isa_avx512
 #endif
 
 }  // namespace upscore

@@ -1,4 +1,5 @@
 // The table of this instruction set.
+#include "bf16.h"
 #include "channel_product.h"
 #include "dots.h"
 #include "interleave.h"
@@ -50,5 +51,18 @@ const IsaKernels& kernels() {
   static const IsaKernels all = {UPSCORE_TEXT(UPSCORE_ISA_NAME), table<float>(), table<double>()};
   return all;
 }
+
+#if defined(UPSCORE_AMX) && UPSCORE_VECTOR_BYTES == 64
+// The same, and the matrix unit.
+const IsaKernels& amx_kernels() {
+  static const IsaKernels all = [] {
+    IsaKernels k = kernels();
+    k.name = "amx";
+    k.f32.bf16 = bf16_kernels();
+    return k;
+  }();
+  return all;
+}
+#endif
 
 }  // namespace upscore::UPSCORE_ISA

@@ -220,7 +220,8 @@ def conv_transpose(
     b = _read_bias(bias, weights, weights.shape[1] * groups)
     size = geometry.output_size(array.shape[2:])
     once = array.shape[0], array.shape[2:], size, 0
-    return restore(engine.Packed(weights, b, geometry, groups, once=once).run(array, geometry, size))
+    packed = engine.Packed(weights, b, geometry, groups, method=engine.Method.FASTEST, once=once)
+    return restore(packed.run(array, geometry, size))
 
 
 def _geometry(

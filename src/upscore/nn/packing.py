@@ -95,10 +95,15 @@ def pack(
 
     def fresh(kept: bool) -> Packed:
         numbers = array(w) if form is None else form(array(w))
-        method = Method.FASTEST if kept else Method.DIRECT
         once = None if kept else (x.shape[0], tuple(x.shape[2:]), size, torch.get_num_threads())
         return Packed(
-            numbers, None if bias is None else array(bias), geometry, groups, method=method, last=last, once=once
+            numbers,
+            None if bias is None else array(bias),
+            geometry,
+            groups,
+            method=Method.FASTEST,
+            last=last,
+            once=once,
         )
 
     if not keep:

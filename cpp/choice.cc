@@ -1,0 +1,159 @@
+#include "choice.h"
+
+#include <limits>
+#include <list>
+#include <mutex>
+#include <utility>
+
+namespace upscore {
+namespace {
+
+constexpr std::size_t kSchedules = 192;
+
+bool writes_last(const Layer& layer, const Packing& packing) {
+  return packing.by_phase || (!packing.fused && writes_together(layer));
+}
+
+bool packed_for_direct(const Packings& packings, const Call& call) {
+  const Packing& packing = packings.direct;
+  return packing.vectors ? call.reads_last == packings.last && call.writes_last == packings.last
+                         : call.writes_last || !packing.by_phase;
+}
+
+bool packed_for_bf16(const Layer& layer, const Packings& packings, const Call& call) {
+  return call.writes_last ? writes_last(layer, *packings.bf16) : !packings.bf16->by_phase;
+}
+
+// The way that is not direct, if it takes less time for an image.
+Schedules fastest(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
+                  const Team& team) {
+  Schedules plan;
+  const bool filter = packings.minimal && (call.writes_last || !call.reads_last || !packings.minimal->last);
+  const bool bf16 = packings.bf16 && packed_for_bf16(layer, packings, call);
+  if (!filter && !packings.fold && !bf16) return plan;
+  const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
+  const bool last = call.reads_last;
+  double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
+  if (packings.method == Method::kFastest && packed_for_direct(packings, call)) {
+    far = far_vectors(layer, image, target.lanes, target.number_bytes);
+    limit = direct_cycles(layer, image, target) + far * (last ? Cycles::far_last : Cycles::far);
+  }
+  if (bf16) {
+    const double images = layer.transposed ? 1 : static_cast<double>(call.batch);
+    const double cycles = plan_schedule(layer, image, *packings.bf16, target, {}).cycles +
+                          bf16_packing(layer, packings) / images + far * (last ? Cycles::far_last : Cycles::far);
+    if (cycles < limit) {
+      limit = cycles;
+      plan.bf16 = std::make_shared<const Schedule>(plan_schedule(layer, call, *packings.bf16, target, team));
+    }
+  }
+  const double wait = far * (last ? Cycles::far_filtered_last : Cycles::far_filtered);
+  if (filter)
+    if (auto minimal = plan_minimal(layer, call, *packings.minimal, target, team, limit - wait)) {
+      limit = minimal->cycles + wait;
+      plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
+      plan.bf16 = nullptr;
+    }
+  if (packings.fold &&
+      (packings.method == Method::kFolded || worth_folding(layer, call, *packings.fold, target, limit)))
+    if (auto fold = plan_fold(layer, call, *packings.fold, target, team)) {
+      plan = {};
+      plan.fold = std::make_shared<const FoldSchedule>(std::move(*fold));
+    }
+  return plan;
+}
+
+// What a schedule depends on.
+struct Question {
+  Layer layer;
+  Target target;
+  Method method;
+  bool last, once, vectors, lanes, bf16;
+  Call call;
+  Team team;
+  bool operator==(const Question&) const = default;
+};
+// Of all plans, since training packs at each step. Never destroyed, as threads may still compute at the end.
+struct Memory {
+  std::mutex mutex;
+  std::list<std::pair<Question, Schedules>> all;  // last used first
+};
+Memory& memory() {
+  static Memory* const one = new Memory;
+  return *one;
+}
+
+}  // namespace
+
+Packings plan_packings(const Layer& layer, const Target& target, Method method, bool last, bool once) {
+  Packings packings{method, last, once, plan_packing(layer, target, last ? Order::kLast : Order::kAny), {}, {}, {}, {}};
+  const bool fastest = method == Method::kFastest;
+  if (!packings.direct.vectors && !last && !once) packings.lanes = plan_packing(layer, target, Order::kVectors);
+  if (fastest || method == Method::kBf16) packings.bf16 = plan_bf16_packing(layer, target, last);
+  if (once && fastest) return packings;  // for a single call weights are not transformed
+  if (fastest || method == Method::kFiltered) packings.minimal = plan_minimal_packing(layer, target, last);
+  if (fastest || method == Method::kFolded) packings.fold = plan_fold_packing(layer, target);
+  return packings;
+}
+
+// Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and none hangs
+// in the child of a fork in which another thread held the lock.
+Schedules plan_call(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
+                    const Team& team) {
+  const Question question{layer,
+                          target,
+                          packings.method,
+                          packings.last,
+                          packings.once,
+                          packings.direct.vectors,
+                          packings.lanes.has_value(),
+                          packings.bf16.has_value(),
+                          call,
+                          team};
+  auto& [mutex, all] = memory();
+  {
+    std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+    if (lock)
+      for (auto at = all.begin(); at != all.end(); ++at)
+        if (at->first == question) {
+          all.splice(all.begin(), all, at);
+          return at->second;
+        }
+  }
+  Schedules plan = fastest(layer, target, packings, call, team);
+  if (!plan.minimal && !plan.fold && !plan.bf16)
+    plan.direct =
+        std::make_shared<const Schedule>(plan_direct(layer, call, packings.direct, packings.lanes, target, team));
+  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+  if (lock) {
+    all.emplace_front(question, plan);
+    if (all.size() > kSchedules) all.pop_back();
+  }
+  return plan;
+}
+
+bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
+                    const Schedules& plan) {
+  const bool reads = !plan.minimal || packings.minimal->last || plan.minimal->line > 0;
+  auto writes = [&] {
+    if (plan.fold) return writes_last(layer, *packings.fold, *plan.fold, target);
+    if (plan.minimal) return writes_last(layer, *packings.minimal, target);
+    if (plan.bf16) return writes_last(layer, *packings.bf16);
+    return plan.direct->channel_lanes || writes_last(layer, packings.direct);
+  };
+  return (!call.reads_last || reads) && (!call.writes_last || writes());
+}
+
+bool packed_for(const Layer& layer, const Packings& packings, const Call& call, const Schedules& plan) {
+  if (plan.fold) return true;
+  if (plan.bf16) return packed_for_bf16(layer, packings, call);
+  if (plan.minimal) return !packings.minimal->last || call.reads_last;
+  return packed_for_direct(packings, call) && (!packings.direct.vectors || plan.direct->channel_lanes);
+}
+
+double bf16_packing(const Layer& layer, const Packings& packings) {
+  constexpr double kPacked = 2;
+  return packings.once ? kPacked * static_cast<double>(packings.bf16->per_column * layer.cols) : 0;
+}
+
+}  // namespace upscore

@@ -1,0 +1,296 @@
+#include "gradient_bf16.h"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "gradient_tiles.h"
+#include "plan.h"
+#include "scratch.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kPair = 2 * kBf16Rows;  // channels of two tiles
+constexpr i64 kMostChannels = 256;    // of a task
+constexpr i64 kFewChannels = 12;      // too few for a tile
+constexpr i64 kCopied = 4;            // channels of the output's gradient that are copied and cut at once
+constexpr i64 kMostTaps = 256;
+constexpr i64 kTerms = 512;                // positions of a tile
+constexpr i64 kGradientBytes = 640 << 10;  // of the parts of the output's gradient around one tile
+constexpr i64 kInputBytes = 384 << 10;     // of those of inputs
+constexpr i64 kSumBytes = 768 << 10;
+constexpr i64 kNumberBytes = kBf16Parts * i64{sizeof(std::uint16_t)};
+
+// Cycles.
+constexpr double kProduct = 0.0175;  // of two numbers, in six tiles' products
+constexpr double kShifted = 0.022;   // where rows of tiles begin within cache lines
+constexpr double kSum = 0.15;        // to add one to those of other tiles
+constexpr double kCut = 0.8;         // a number of the output's gradient, copied and cut
+constexpr double kRounded = 1.4;     // an input
+
+class MatrixUnit final : public WeightGradient<float> {
+ public:
+  explicit MatrixUnit(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
+    const Layer& layer = in_.layer;
+    for (std::size_t a = 0; a < kAxes; ++a) {
+      for (i64 tap = 0; tap < layer.kernel[a]; ++tap) {
+        const i64 at = tap * layer.dilation[a];
+        if (a == 0) continue;
+        if (std::find(residues_[a].begin(), residues_[a].end(), at % layer.stride[a]) == residues_[a].end())
+          residues_[a].push_back(at % layer.stride[a]);
+        beside_[a] = std::max(beside_[a], at / layer.stride[a]);
+      }
+    }
+    if (beside_[1] > kTerms || beside_[2] > kTerms) return;
+    planes_ = layer.kernel[0] * static_cast<i64>(residues_[1].size() * residues_[2].size());
+    GradientTiles best = tiles_;
+    double least = std::numeric_limits<double>::infinity();
+    for (i64 rows = kPair; rows <= round_up(std::min(layer.rows, kMostChannels), kPair); rows += kPair)
+      for (i64 columns = kPair; columns <= round_up(std::min(layer.cols, kMostChannels), kPair); columns += kPair) {
+        if (piece(layer.rows, rows) <= rows - kPair || piece(layer.cols, columns) <= columns - kPair) continue;
+        if (layer.taps() * rows * columns * i64{sizeof(float)} > std::max(kSumBytes, layer.taps() * kPair * kPair * 4))
+          continue;
+        if (!fit_tile(rows, columns)) continue;
+        const double cycles = cost_of_tile();
+        if (cycles < least) least = cycles, best_ = true, copy(tiles_, best);
+      }
+    if (!best_) return;
+    copy(best, tiles_);
+    tiles_.share(sizeof(float));
+    this->tasks = tiles_.parts();
+    this->tiles = tiles_.tiles();
+    this->cost = cost_of_tile() + 3 * kTurnedSum * in_.numbers_per_position();
+  }
+
+  bool usable() const { return best_; }
+
+  void compute(i64 task, i64 first_tile, i64 last_tile, float* grad_w) const override {
+    const Layer& layer = in_.layer;
+    const GradientTiles::Part part = tiles_.part(task);
+    const i64 pitch = gradient_pitch(), terms = terms_of_tile(), width = round_up(part.columns, kBf16Rows);
+    const i64 sums = layer.taps() * part.rows * width, gradients = kBf16Parts * part.rows * pitch / 2;
+    const i64 inputs = width * terms * kBf16Parts / 2, lines = std::max(kCopied * pitch, kBf16Rows * terms) + kBf16Rows;
+    float* const sum = scratch<float>(static_cast<std::size_t>(sums + gradients + inputs + lines + 64));
+    auto* const gradient = reinterpret_cast<std::uint16_t*>(sum + sums);
+    auto* const input = reinterpret_cast<std::uint32_t*>(sum + sums + gradients);
+    float* const line = sum + sums + gradients + inputs;
+    for (i64 tile = first_tile; tile < last_tile; ++tile) {
+      const GradientTiles::Tile at = tiles_.tile(tile);
+      cut_gradient(part, at, line, gradient);
+      round_inputs(part, at, line, input);
+      multiply(part, gradient, input, tile > first_tile, sum);
+    }
+    in_.kernels.bf16->use(0);
+    if (first_tile == last_tile) std::fill_n(sum, sums, 0.0f);
+    put(part, sum, line, grad_w);
+  }
+
+ private:
+  static void copy(const GradientTiles& from, GradientTiles& to) {
+    to.across = from.across, to.down = from.down, to.images = from.images;
+    to.row_chunk = from.row_chunk, to.column_chunk = from.column_chunk;
+  }
+
+  // A line holds the positions of a row, and those beside it that taps reach; a plane, those of one residue of the
+  // stride, or one tap of the first axis.
+  i64 line() const { return tiles_.across + beside_[2]; }
+  i64 places() const { return tiles_.images * (tiles_.down + beside_[1]) * line(); }
+  i64 plane() const { return round_up(places(), kBf16Terms); }
+  i64 terms_of_tile() const { return round_up(places() - beside_[1] * line() - beside_[2], kBf16Terms); }
+  // Numbers of a channel: an odd number of cache lines, and zeros behind the last that may be read.
+  i64 gradient_pitch() const { return ((planes_ * plane() + 2 * kBf16Terms) / kBf16Terms | 1) * kBf16Terms; }
+
+  // The largest tile for so many channels.
+  bool fit_tile(i64 rows, i64 columns) {
+    const Call& call = in_.call;
+    tiles_.row_chunk = std::min(rows, in_.layer.rows);
+    tiles_.column_chunk = std::min(columns, in_.layer.cols);
+    tiles_.down = tiles_.images = 1;
+    auto fits = [&] {
+      return terms_of_tile() <= kTerms + kBf16Terms && rows * gradient_pitch() * kNumberBytes <= kGradientBytes &&
+             columns * terms_of_tile() * kNumberBytes <= kInputBytes;
+    };
+    for (tiles_.across = std::min(call.in[2], kTerms); !fits(); tiles_.across = ceil_div(tiles_.across, 2))
+      if (tiles_.across == 1) return false;
+    tiles_.across = piece(call.in[2], tiles_.across);
+    if (tiles_.across < call.in[2]) return true;
+    auto grow = [&](i64& size, i64 most) {
+      while (size < most && (++size, fits())) {
+      }
+      if (!fits()) --size;
+      size = piece(most, size);
+    };
+    grow(tiles_.down, call.in[1]);
+    if (tiles_.down == call.in[1] && call.in[0] == 1) grow(tiles_.images, call.batch);
+    return true;
+  }
+
+  // Per position and group.
+  double cost_of_tile() const {
+    const Layer& layer = in_.layer;
+    auto number = [](i64 n) { return static_cast<double>(n); };
+    const double positions = number(tiles_.across * tiles_.down * tiles_.images);
+    const double weights = number(layer.taps() * round_up(layer.rows, kBf16Rows) * round_up(layer.cols, kBf16Rows));
+    const double products =
+        weights * ((beside_[1] + beside_[2] > 0 ? kShifted : kProduct) * number(terms_of_tile()) + kSum);
+    const double gradient = kCut * number(tiles_.column_chunks() * layer.rows * planes_ * plane());
+    const double input = kRounded * number(tiles_.row_chunks() * layer.cols * terms_of_tile());
+    return (products + gradient + input) / positions;
+  }
+
+  // gradient[part][channel][plane][image][row][column], zeros outside of the output.
+  void cut_gradient(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* lines,
+                    std::uint16_t* gradient) const {
+    const Layer& layer = in_.layer;
+    const Size& out = in_.call.out;
+    const i64 pitch = gradient_pitch(), image = layer.groups * layer.rows * in_.out_plane();
+    thread_local std::vector<Run> runs;
+    runs.clear();
+    i64 place = 0;
+    auto first = [&](std::size_t a) { return at.first[a] * layer.stride[a] - in_.call.lo[a]; };
+    for (i64 tap = 0; tap < layer.kernel[0]; ++tap)
+      for (const i64 down : residues_[1])
+        for (const i64 across : residues_[2]) {
+          for (i64 n = 0; n < tiles_.images; ++n)
+            for (i64 r = 0; r < tiles_.down + beside_[1]; ++r, place += line()) {
+              const i64 z = first(0) + tap * layer.dilation[0], y = first(1) + r * layer.stride[1] + down;
+              const i64 x = first(2) + across, step = layer.stride[2];
+              const bool exists = n < at.images && z >= 0 && z < out[0] && y >= 0 && y < out[1];
+              const i64 skip = exists ? std::clamp<i64>(ceil_div(-x, step), 0, line()) : line();
+              const i64 stop = exists ? std::clamp<i64>(ceil_div(out[2] - x, step), skip, line()) : line();
+              add_line(place, line(), skip, stop, (at.image + n) * image + (z * out[1] + y) * out[2] + x + skip * step,
+                       runs);
+            }
+          if (plane() > places()) add_run({place, plane() - places(), Run::kZeros}, runs);
+          place += plane() - places();
+        }
+    add_run({place, pitch - place, Run::kZeros}, runs);
+    const float* const end = in_.grad_y + in_.call.batch * image;
+    for (i64 row = 0; row < part.rows; row += kCopied) {
+      const i64 here = std::min(kCopied, part.rows - row);
+      in_.kernels.copy_runs(in_.grad_y + (part.group * layer.rows + part.row + row) * in_.out_plane(), end,
+                            in_.out_plane(), here, layer.stride[2], runs.data(), static_cast<i64>(runs.size()), pitch,
+                            lines);
+      for (i64 r = 0; r < here; ++r)
+        in_.kernels.bf16->cut_row(lines + r * pitch, pitch, gradient + (row + r) * pitch, part.rows * pitch);
+    }
+  }
+
+  // inputs[tile of channels][block of terms][part][pair of terms][channel], zeros beside the positions.
+  void round_inputs(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* lines,
+                    std::uint32_t* inputs) const {
+    const Layer& layer = in_.layer;
+    const Size& in = in_.call.in;
+    const i64 image = layer.groups * layer.cols * in_.in_plane(), terms = terms_of_tile();
+    thread_local std::vector<Run> runs;
+    runs.clear();
+    i64 place = 0;
+    for (i64 n = 0; n < tiles_.images; ++n)
+      for (i64 r = 0; r < tiles_.down + beside_[1] && place < terms; ++r, place += line())
+        add_line(place, std::min(line(), terms - place), 0, n < at.images && r < at.down ? at.across : 0,
+                 (at.image + n) * image + (at.first[0] * in[1] + at.first[1] + r) * in[2] + at.first[2], runs);
+    if (place < terms) add_run({place, terms - place, Run::kZeros}, runs);
+    const float* const end = in_.x + in_.call.batch * image;
+    for (i64 c = 0; c < part.columns; c += kBf16Rows, inputs += kBf16Rows * terms * kBf16Parts / 2) {
+      const i64 here = std::min<i64>(kBf16Rows, part.columns - c);
+      in_.kernels.copy_runs(in_.x + (part.group * layer.cols + part.column + c) * in_.in_plane(), end, in_.in_plane(),
+                            here, 1, runs.data(), static_cast<i64>(runs.size()), terms, lines);
+      in_.kernels.bf16->round_rows(lines, terms, here, terms / kBf16Terms, inputs);
+    }
+  }
+
+  // sum[tap][row][column]
+  void multiply(const GradientTiles::Part& part, const std::uint16_t* gradient, const std::uint32_t* input,
+                bool accumulate, float* sum) const {
+    const Layer& layer = in_.layer;
+    const i64 pitch = gradient_pitch(), terms = terms_of_tile(), width = round_up(part.columns, kBf16Rows), none = 0;
+    Bf16Product p{};
+    p.w_row = pitch;
+    p.w_tile = kBf16Rows * pitch;
+    p.w_part = part.rows * pitch;
+    p.w_block = kBf16Terms;
+    p.x_offset = &none;
+    p.x = input;
+    p.x_row = kBf16Rows;
+    p.x_part = kBf16Rows * kBf16Terms / 2;
+    p.x_block = kBf16Parts * p.x_part;
+    p.x_vector = terms / kBf16Terms * p.x_block;
+    p.taps = 1;
+    p.blocks = terms / kBf16Terms;
+    p.vectors = width / kBf16Rows;
+    p.c_stride = width;
+    p.accumulate = accumulate;
+    i64 w_offset[kMostTaps], c_offset[kMostTaps];
+    for (i64 tap = 0; tap < layer.taps(); ++tap) {
+      w_offset[tap] = place_of(tap);
+      c_offset[tap] = tap * part.rows * width;
+    }
+    p.products = layer.taps();
+    p.w_offset = w_offset;
+    p.c_offset = c_offset;
+    for (i64 row = 0; row < part.rows; row += kPair) {
+      p.rows = static_cast<int>(std::min(kPair, part.rows - row));
+      in_.kernels.bf16->use(p.rows);
+      p.w = gradient + row * pitch;
+      p.c = sum + row * width;
+      in_.kernels.bf16->product(p);
+    }
+  }
+
+  // Of what a tap reads for a tile's first position, in a channel's gradient.
+  i64 place_of(i64 tap) const {
+    const Layer& layer = in_.layer;
+    const i64 across = tap % layer.kernel[2] * layer.dilation[2];
+    const i64 down = tap / layer.kernel[2] % layer.kernel[1] * layer.dilation[1];
+    auto residue = [&](std::size_t a, i64 at) {
+      return std::find(residues_[a].begin(), residues_[a].end(), at % layer.stride[a]) - residues_[a].begin();
+    };
+    const i64 first = tap / (layer.kernel[1] * layer.kernel[2]) * static_cast<i64>(residues_[1].size());
+    const i64 index = (first + residue(1, down)) * static_cast<i64>(residues_[2].size()) + residue(2, across);
+    return index * plane() + down / layer.stride[1] * line() + across / layer.stride[2];
+  }
+
+  // sum[tap][row][column] -> grad_w[column][row][tap]
+  void put(const GradientTiles::Part& part, const float* sum, float* turned, float* grad_w) const {
+    const Layer& layer = in_.layer;
+    const i64 taps = layer.taps(), lanes = in_.kernels.lanes, width = round_up(part.columns, kBf16Rows);
+    const i64 room = round_up(taps, lanes), all = layer.rows * taps;
+    for (i64 row = 0; row < part.rows; ++row)
+      for (i64 c = 0; c < part.columns; c += lanes) {
+        const i64 here = std::min(lanes, part.columns - c);
+        in_.kernels.transpose(sum + row * width + c, sum + taps * part.rows * width, part.rows * width, taps, lanes,
+                              nullptr, turned, room);
+        float* out = grad_w + (part.group * layer.cols + part.column + c) * all + (part.row + row) * taps;
+        for (i64 i = 0; i < here; ++i) std::copy_n(turned + i * room, taps, out + i * all);
+      }
+  }
+
+  const GradientInputs<float> in_;
+  GradientTiles tiles_;
+  std::vector<i64> residues_[kAxes];  // of the stride, that taps come to
+  i64 beside_[kAxes] = {};            // positions beside a tile's that taps reach
+  i64 planes_ = 1;
+  bool best_ = false;
+};
+
+}  // namespace
+
+template <typename T>
+std::unique_ptr<WeightGradient<T>> gradient_bf16(const GradientInputs<T>& inputs) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Layer& layer = inputs.layer;
+    if (!inputs.kernels.bf16 || inputs.call.batch == 0 || inputs.in_plane() == 0 || inputs.call.reads_last ||
+        inputs.call.writes_last || layer.rows < kFewChannels || layer.cols < kFewChannels || layer.taps() > kMostTaps)
+      return nullptr;
+    auto way = std::make_unique<MatrixUnit>(inputs);
+    if (way->usable()) return way;
+  }
+  return nullptr;
+}
+
+template std::unique_ptr<WeightGradient<float>> gradient_bf16<float>(const GradientInputs<float>&);
+template std::unique_ptr<WeightGradient<double>> gradient_bf16<double>(const GradientInputs<double>&);
+
+}  // namespace upscore

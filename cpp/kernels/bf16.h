@@ -1,0 +1,363 @@
+// Products of float32 numbers by the matrix unit (AMX), which multiplies bfloat16 and adds in float32. A float32 number
+// is the sum of three bfloat16 ones, exactly: 24 bits are three times 8. Of the nine products of two such sums the six
+// larger ones are added; the others are less than a rounding (Henry, Tang, Heinecke 2019, arXiv:1904.06376).
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "product.h"
+#include "vector.h"
+
+#if defined(UPSCORE_AMX) && UPSCORE_VECTOR_BYTES == 64
+
+namespace upscore::UPSCORE_ISA {
+
+using Words = std::uint32_t __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+constexpr std::uint32_t kHigh = 0xffff0000;  // what of a float is a bfloat16
+
+// Tiles are named by constants. The first hold sums; then come rows of weights and positions of inputs.
+template <int Tile>
+inline void load_tile(const void* from, i64 stride) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(Tile) : "memory");
+}
+template <int Tile>
+inline void store_tile(void* to, i64 stride) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(Tile) : "memory");
+}
+template <int Tile>
+inline void zero_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(Tile));
+}
+template <int Sum, int W, int X>
+inline void multiply_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(W), "i"(X));
+}
+
+// The three parts of a vector of pairs: two bfloat16 numbers to a word. The inputs are cut, not rounded.
+inline void cut_pairs(Vector<float> low, Vector<float> high, Words (&part)[3]) {
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) {
+    const Words a = reinterpret_cast<Words>(low) & kHigh, b = reinterpret_cast<Words>(high) & kHigh;
+    part[i] = (a >> 16) | b;
+    low -= reinterpret_cast<Vector<float>>(a);
+    high -= reinterpret_cast<Vector<float>>(b);
+  }
+}
+
+// Rounded, unless to infinity, so that what is left out of products has either sign.
+inline Words round_to_high(Vector<float> v) {
+  const Words bits = reinterpret_cast<Words>(v);
+  const Words carry = reinterpret_cast<Words>((bits & 0x7fffffff) < 0x7f7f8000) & 0x8000;
+  return (bits + carry) & kHigh;
+}
+inline void round_pairs(Vector<float> low, Vector<float> high, Words (&part)[3]) {
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) {
+    const Words a = round_to_high(low), b = round_to_high(high);
+    part[i] = (a >> 16) | b;
+    low -= reinterpret_cast<Vector<float>>(a);
+    high -= reinterpret_cast<Vector<float>>(b);
+  }
+}
+
+// The same of 32 numbers that lie behind each other, and so do their parts.
+using Halves = std::uint16_t __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+template <int... I>
+inline Words high_halves(Words a, Words b, std::integer_sequence<int, I...>) {
+  constexpr Halves pick = {static_cast<std::uint16_t>(2 * I + 1)...};
+  return reinterpret_cast<Words>(__builtin_shuffle(reinterpret_cast<Halves>(a), reinterpret_cast<Halves>(b), pick));
+}
+template <bool Rounded>
+inline void part_neighbours(const float* src, Words (&part)[3]) {
+  Vector<float> low = load(src), high = load(src + kLanes<float>);
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) {
+    const Words a = Rounded ? round_to_high(low) : reinterpret_cast<Words>(low) & kHigh;
+    const Words b = Rounded ? round_to_high(high) : reinterpret_cast<Words>(high) & kHigh;
+    part[i] = high_halves(a, b, std::make_integer_sequence<int, 2 * kLanes<float>>{});
+    low -= reinterpret_cast<Vector<float>>(a);
+    high -= reinterpret_cast<Vector<float>>(b);
+  }
+}
+
+// dst[part][pair][i] of rows 2*pair and 2*pair + 1, `pitch` words from one pair to the next: of 32 rows, of which there
+// are `rows`; the others are zeros.
+inline void cut_panel(const float* src, i64 src_pitch, i64 rows, i64 length, std::uint32_t* dst, i64 pitch) {
+  constexpr int L = kLanes<float>;
+  for (i64 pair = 0; pair < kBf16Terms / 2; ++pair, src += 2 * src_pitch, dst += pitch) {
+    const bool low = 2 * pair < rows, high = 2 * pair + 1 < rows;
+    for (i64 i = 0; i < length; i += L) {
+      Words part[3] = {};
+      if (low) cut_pairs(load(src + i), high ? load(src + src_pitch + i) : Vector<float>{}, part);
+#pragma GCC unroll 3
+      for (int p = 0; p < 3; ++p) std::memcpy(dst + p * (kBf16Terms / 2) * pitch + i, &part[p], sizeof part[p]);
+    }
+  }
+}
+
+// A tile of weights, [column][16 rows], to three of [row][32 columns], `apart` numbers from one to the next; zeros
+// where there are no more columns.
+inline void round_weights(const float* src, i64 columns, std::uint16_t* dst, i64 apart) {
+  constexpr int L = kLanes<float>;
+  Vector<float> words[3][L], turned[L];
+  for (i64 pair = 0; pair < kBf16Terms / 2; ++pair, src += 2 * L) {
+    Words part[3] = {};
+    if (2 * pair < columns) round_pairs(load(src), 2 * pair + 1 < columns ? load(src + L) : Vector<float>{}, part);
+    for (int p = 0; p < 3; ++p) words[p][pair] = reinterpret_cast<Vector<float>>(part[p]);
+  }
+  for (int p = 0; p < 3; ++p) {
+    zip<float, L>(words[p], turned);
+    for (int r = 0; r < L; ++r) std::memcpy(dst + p * apart + r * kBf16Terms, &turned[r], sizeof turned[r]);
+  }
+}
+
+// dst[part*apart + i] for i < length, in whole pairs of vectors.
+inline void cut_row(const float* src, i64 length, std::uint16_t* dst, i64 apart) {
+  for (i64 i = 0; i < length; i += kBf16Terms) {
+    Words part[3];
+    part_neighbours<false>(src + i, part);
+    for (int p = 0; p < 3; ++p) std::memcpy(dst + p * apart + i, &part[p], sizeof part[p]);
+  }
+}
+
+inline void round_rows(const float* src, i64 src_pitch, i64 rows, i64 blocks, std::uint32_t* dst) {
+  constexpr int L = kLanes<float>;
+  Vector<float> words[3][L], turned[L];
+  for (i64 block = 0; block < blocks; ++block, src += kBf16Terms)
+    for (int r = 0; r < L; ++r) {
+      Words part[3] = {};
+      if (r < rows) part_neighbours<true>(src + r * src_pitch, part);
+      for (int p = 0; p < 3; ++p) words[p][r] = reinterpret_cast<Vector<float>>(part[p]);
+      if (r + 1 < L) continue;
+      for (int p = 0; p < 3; ++p) {
+        zip<float, L>(words[p], turned);
+        for (int i = 0; i < L; ++i, dst += L) std::memcpy(dst, &turned[i], sizeof turned[i]);
+      }
+    }
+}
+
+// Makes this thread's tiles ready for products of so many rows, 1 to 32; or gives them up.
+inline void use_tiles(int rows) {
+  struct alignas(64) {
+    std::uint8_t palette = 1, start = 0, reserved[14] = {};
+    std::uint16_t bytes[16] = {};
+    std::uint8_t rows[16] = {};
+  } tiles;
+  if (rows == 0) {
+    asm volatile("tilerelease" ::: "memory");
+    return;
+  }
+  const bool two = rows > kBf16Rows;
+  for (int t = 0; t < 8; ++t) {
+    tiles.bytes[t] = 64;
+    tiles.rows[t] = kBf16Rows;
+  }
+  if (two) {
+    tiles.rows[2] = tiles.rows[3] = tiles.rows[5] = static_cast<std::uint8_t>(rows - kBf16Rows);
+  } else {
+    for (int t = 0; t < 5; ++t) tiles.rows[t] = static_cast<std::uint8_t>(rows);
+  }
+  asm volatile("ldtilecfg %0" ::"m"(tiles));
+}
+
+// The weights of the next rows are fetched while those of this one are multiplied, block by block of positions.
+class Ahead {
+ public:
+  Ahead(const Bf16Product& p, i64 part, i64 blocks)
+      : next_(p.w_next), lines_(next_ ? ceil_div(kBf16Parts * part, blocks * kLine) : 0) {}
+  void fetch() {
+    for (i64 i = 0; i < lines_; ++i, next_ += kLine) __builtin_prefetch(next_, 0, 2);
+  }
+
+ private:
+  static constexpr i64 kLine = 32;  // numbers
+  const std::uint16_t* next_;
+  const i64 lines_;
+};
+
+// R tiles of rows by V of positions: sums in the first tiles, weights from 4 on, inputs in the last ones.
+template <int R, int V>
+struct Bf16Tiles {
+  static constexpr int L = kLanes<float>, kWeights = 4, kInputs = R == 1 ? 5 : 6;
+  static constexpr int sum(int row, int vector) { return R == 1 ? vector : 2 * row + vector; }
+
+  template <int Row = 0>
+  static void load_weights(const Bf16Product& p, const std::uint16_t* w) {
+    load_tile<kWeights + Row>(w + Row * p.w_tile, p.w_row * i64{sizeof(*w)});
+    if constexpr (Row + 1 < R) load_weights<Row + 1>(p, w);
+  }
+  template <int X = 0>
+  static void load_inputs(const Bf16Product& p, const std::uint32_t* x) {
+    load_tile<kInputs + X>(x + X * p.x_vector, p.x_row * i64{sizeof(*x)});
+    if constexpr (X + 1 < V) load_inputs<X + 1>(p, x);
+  }
+  template <int I = 0>
+  static void multiply() {
+    multiply_tiles<sum(I / V, I % V), kWeights + I / V, kInputs + I % V>();
+    if constexpr (I + 1 < R * V) multiply<I + 1>();
+  }
+  template <int I = 0>
+  static void begin() {
+    zero_tile<sum(I / V, I % V)>();
+    if constexpr (I + 1 < R * V) begin<I + 1>();
+  }
+  template <int I = 0>
+  static void end(float* c, i64 stride) {
+    store_tile<sum(I / V, I % V)>(c + I / V * kBf16Rows * stride + I % V * L, stride * i64{sizeof(float)});
+    if constexpr (I + 1 < R * V) end<I + 1>(c, stride);
+  }
+
+  // Every part of a block's weights and inputs with those that count; the least first. While the matrix unit is at it,
+  // the processor does something else.
+  template <typename Else>
+  static void add_products(const Bf16Product& p, const std::uint16_t* weights, const std::uint32_t* x, Ahead& ahead,
+                           Else& meanwhile) {
+    for (i64 block = 0; block < p.blocks; ++block, x += p.x_block) {
+      const std::uint16_t* w = weights + block * p.w_block;
+      for (i64 tap = 0; tap < p.taps; ++tap, w += p.w_tap) {
+        const std::uint32_t* at = x + p.x_offset[tap];
+        ahead.fetch();
+        load_weights(p, w + 2 * p.w_part);
+        load_inputs(p, at);
+        multiply();
+        meanwhile();
+        load_weights(p, w + p.w_part);
+        multiply();
+        meanwhile();
+        load_inputs(p, at + p.x_part);
+        multiply();
+        meanwhile();
+        load_weights(p, w);
+        multiply();
+        meanwhile();
+        load_inputs(p, at + 2 * p.x_part);
+        multiply();
+        meanwhile();
+        load_inputs(p, at);
+        multiply();
+        meanwhile();
+      }
+    }
+  }
+};
+
+struct Nothing {
+  void operator()() const {}
+};
+
+// Writes the sums of one block, some rows at a time, while those of the next are added up: every S rows alternate in a
+// row of the output. Or, with S = 0, adds them to the sums before.
+template <int S, bool PastCaches>
+class LateRows {
+ public:
+  static constexpr int kPitch = 3 * kLanes<float>;
+
+  explicit LateRows(const Bf16Product& p)
+      : p_(p), at_once_(static_cast<int>(ceil_div(p.rows / kStep, std::max<i64>(6 * p.taps * p.blocks, 1))) * kStep) {}
+  ~LateRows() { finish(); }
+  LateRows(const LateRows&) = delete;
+  LateRows& operator=(const LateRows&) = delete;
+
+  // Where sums of so many vectors from the first on are put; those before have been written.
+  float* next_block(float* c, i64 first, int vectors) {
+    finish();
+    c_ = c;
+    sums_ = sums_ == all_[0] ? all_[1] : all_[0];
+    first_ = first;
+    vectors_ = vectors;
+    return sums_;
+  }
+  void begin() { row_ = 0; }
+  void operator()() { write(at_once_); }
+
+ private:
+  static constexpr int L = kLanes<float>, kStep = S == 2 ? 2 : 1;
+
+  void finish() { write(p_.rows); }
+
+  void write(int count) {
+    const int end = std::min(p_.rows, row_ + count);
+    for (; row_ < end; row_ += kStep)
+      for (int v = 0; v < vectors_; ++v) write_vector(v);
+  }
+
+  void write_vector(int v) const {
+    constexpr auto lanes = std::make_integer_sequence<int, L>{};
+    if constexpr (S == 0) {
+      store(sums_before(row_, v), sum(row_, v));
+    } else {
+      const auto [place, bias] = p_.out->row[row_ / S];
+      float* const to = p_.out->vector[first_ + v] + place;
+      const Vector<float> a = sum(row_, v) + bias;
+      if constexpr (S == 1) {
+        put<PastCaches, float>(to, a);
+      } else {
+        const Vector<float> b = sum(row_ + 1, v) + bias;
+        put<PastCaches, float>(to, zip_low<float>(a, b, lanes));
+        put<PastCaches, float>(to + L, zip_high<float>(a, b, lanes));
+      }
+    }
+  }
+  float* sums_before(int row, int v) const { return c_ + row * p_.c_stride + v * L; }
+  Vector<float> sum(int row, int v) const {
+    const Vector<float> s = load(sums_ + row * kPitch + v * L);
+    return p_.accumulate ? s + load(sums_before(row, v)) : s;
+  }
+
+  alignas(64) float all_[2][2 * kBf16Rows * kPitch];
+  const Bf16Product& p_;
+  const int at_once_;
+  int row_ = p_.rows, vectors_ = 0;
+  float* c_ = nullptr;
+  i64 first_ = 0;
+  float* sums_ = all_[0];
+};
+
+template <int R, int V, typename Late>
+inline void bf16_tiles(const Bf16Product& p, i64 product, i64 first, Ahead& ahead, Late& late) {
+  using Tiles = Bf16Tiles<R, V>;
+  float* const c = p.c + p.c_offset[product] + first * Tiles::L;
+  Tiles::begin();
+  Tiles::add_products(p, p.w + p.w_offset[product], p.x + first * p.x_vector, ahead, late);
+  if constexpr (std::is_same_v<Late, Nothing>) {
+    Tiles::end(c, p.c_stride);
+  } else {
+    Tiles::end(late.next_block(c, first, V), Late::kPitch);
+    late.begin();
+  }
+}
+
+template <typename Late>
+inline void multiply_blocks(const Bf16Product& p, Late&& late) {
+  const i64 wide = p.rows > kBf16Rows ? 2 : 3;
+  Ahead ahead(p, (p.rows > kBf16Rows ? 2 : 1) * kBf16Tile, ceil_div(p.vectors, wide));
+  for (i64 i = 0; i < p.products; ++i)
+    for (i64 v = 0; v < p.vectors;) {
+      const i64 n = next_vectors(p.vectors - v, wide);
+      if (wide == 2)
+        n == 2 ? bf16_tiles<2, 2>(p, i, v, ahead, late) : bf16_tiles<2, 1>(p, i, v, ahead, late);
+      else
+        n == 3   ? bf16_tiles<1, 3>(p, i, v, ahead, late)
+        : n == 2 ? bf16_tiles<1, 2>(p, i, v, ahead, late)
+                 : bf16_tiles<1, 1>(p, i, v, ahead, late);
+      v += n;
+    }
+}
+
+inline void bf16_product(const Bf16Product& p) {
+  if (!p.out) return p.accumulate ? multiply_blocks(p, LateRows<0, false>(p)) : multiply_blocks(p, Nothing{});
+  if (p.pairs)
+    p.out->past_caches ? multiply_blocks(p, LateRows<2, true>(p)) : multiply_blocks(p, LateRows<2, false>(p));
+  else
+    p.out->past_caches ? multiply_blocks(p, LateRows<1, true>(p)) : multiply_blocks(p, LateRows<1, false>(p));
+}
+
+inline const Bf16Kernels* bf16_kernels() {
+  static constexpr Bf16Kernels all = {cut_panel, cut_row, round_rows, round_weights, use_tiles, bf16_product};
+  return &all;
+}
+
+}  // namespace upscore::UPSCORE_ISA
+
+#endif
