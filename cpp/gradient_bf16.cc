@@ -50,8 +50,7 @@ class MatrixUnit final : public WeightGradient<float> {
     for (i64 rows = kPair; rows <= round_up(std::min(layer.rows, kMostChannels), kPair); rows += kPair)
       for (i64 columns = kPair; columns <= round_up(std::min(layer.cols, kMostChannels), kPair); columns += kPair) {
         if (piece(layer.rows, rows) <= rows - kPair || piece(layer.cols, columns) <= columns - kPair) continue;
-        if (layer.taps() * rows * columns * i64{sizeof(float)} > std::max(kSumBytes, layer.taps() * kPair * kPair * 4))
-          continue;
+        if (layer.taps() * rows * columns * i64{sizeof(float)} > kSumBytes) continue;
         if (!fit_tile(rows, columns)) continue;
         const double cycles = cost_of_tile();
         if (cycles < least) least = cycles, best_ = true, copy(tiles_, best);
