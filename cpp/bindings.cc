@@ -286,7 +286,7 @@ class Plan {
   // For the only call, if that is done by minimal filtering of an adjoint, or in bfloat16 parts.
   bool pack_once(const T* w, const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, threads] = once;
-    const Call call{batch, in, out, lo, last_, last_ && layer_.groups * layer_.rows > 1};
+    const Call call{batch, in, out, lo, last_, last_ && !writes_one()};
     const std::shared_ptr<const Schedule> bf16 = schedules_of(call, *once_).bf16;
     constexpr double kSooner = 0.9;  // than it says, against minimal filtering
     const double limit =

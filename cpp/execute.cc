@@ -237,10 +237,31 @@ class Execution {
     return axis.out % target_.lanes == 0 && axis.base % target_.lanes == 0 && lies_on_vector(y_, kernels_);
   }
 
+  // What of a reduction a phase adds up, and where: taps and columns of a panel, whose lines are so long; the rows of
+  // the class that a task has; rows * width sums of each, `pitch` from one to the next, that are there already or not.
+  // With `outputs` they are written there instead.
+  struct Terms {
+    const Reduction& reduction;
+    const PhaseClass& of;
+    const Part& part;
+    const i64 total, from, to;  // rows of the class: all, and those of the task
+    const T* panel;
+    i64 line;
+    T* sums;
+    i64 rows, width, pitch;
+    bool accumulate;
+    const OutputRows<T>* outputs;
+    i64 first_tap, taps;
+    const i64* x_offset;  // per tap
+
+    i64 columns() const { return reduction.column_last - reduction.column_first; }
+    i64 lines() const { return reduction.line_last - reduction.line_first; }
+  };
+
   // sums[channel][phase][position] (+)= weights * panel for one phase (or all of them, fused);
-  // [phase][channel][position] if they are written channels last. With `outputs` they are written there instead.
+  // [phase][channel][position] if they are written channels last.
   void multiply(const PanelSource<T>& source, i64 phase_index, const Part& part, const Reduction& r, bool accumulate,
-                i64 width, i64 tile_rows, const T* panel, T* sums, Ahead& ahead, const OutputRows<T>* outputs) {
+                i64 width, i64 rows, const T* panel, T* sums, Ahead& ahead, const OutputRows<T>* outputs) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
     const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
@@ -249,110 +270,126 @@ class Execution {
                         schedule_.writing.hollow[static_cast<std::size_t>(phase_index / schedule_.axis[2].out_step)];
     if (begin == end && (accumulate || hollow)) return;
     i64 x_offset[Limits::offsets];
-    i64 taps = 0;
-    for (auto o = begin; o != end; ++o) {
-      const auto at = static_cast<std::size_t>(*o);
-      x_offset[taps++] = (schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at];
-    }
-    const i64 first_tap = begin - phase.offset_of.begin();
-    const i64 columns = r.column_last - r.column_first;
-    const i64 total = layer_.rows * c.phases;  // rows of the class
-    const i64 from = part.first_row * c.phases, to = (part.first_row + part.rows) * c.phases;
-    const T* weights =
-        packed_ + (part.group * layer_.cols + r.column_first) * packing_.per_column + c.weights * columns;
+    std::transform(begin, end, x_offset, [&](i64 offset) {
+      const auto at = static_cast<std::size_t>(offset);
+      return (schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at];
+    });
     // Rows that lie behind each other in the panel, too, are one.
-    if (source.line() == width) {
-      width *= tile_rows;
-      tile_rows = 1;
-    }
-    if constexpr (std::is_same_v<T, float>) {
-      if (packing_.bf16) {
-        const i64 padded = round_up(columns, kBf16Terms), pitch = tile_rows * width * pitch_of_rows(part);
-        Bf16Product p{};
-        p.x_offset = x_offset;
-        p.x_row = bf16_pitch((r.line_last - r.line_first) * source.line());
-        p.x_part = kBf16Terms / 2 * p.x_row;
-        p.x_block = kBf16Parts * p.x_part;
-        p.taps = taps;
-        p.blocks = padded / kBf16Terms;
-        p.c_stride = pitch;
-        p.accumulate = accumulate;
-        const i64 none = 0;
-        p.products = 1;
-        p.w_offset = p.c_offset = &none;
-        p.pairs = schedule_.axis[2].out_step == 2;
-        const i64 vectors = width / target_.lanes;
-        const bool across = vectors == 1 && tile_rows > 1;
-        p.x_vector = across ? source.line() : target_.lanes;
-        p.vectors = across ? tile_rows : vectors;
-        const auto* x = reinterpret_cast<const std::uint32_t*>(panel + schedule_.parts);
-        const auto* w = reinterpret_cast<const std::uint16_t*>(packed_) +
-                        ((part.group * round_up(layer_.cols, kBf16Terms) + r.column_first) * packing_.per_column +
-                         c.weights * padded) *
-                            kBf16Parts;
-        for (i64 row = from; row < to; row += 2 * kBf16Rows) {
-          const i64 tiles = std::min<i64>(2, (packing_.rows * c.phases - row) / kBf16Rows);  // packed
-          p.rows = static_cast<int>(std::min<i64>(2 * kBf16Rows, total - row));
-          p.w = w + (row * c.taps * padded + first_tap * tiles * kBf16Tile) * kBf16Parts;
-          p.w_row = kBf16Terms;
-          p.w_tile = kBf16Tile;
-          p.w_part = tiles * kBf16Tile;
-          p.w_tap = kBf16Parts * p.w_part;
-          p.w_block = c.taps * p.w_tap;
-          p.w_next = p.w + p.blocks * p.w_block;
-          kernels_.bf16->use(p.rows);
-          for (i64 i = 0; i < (across ? 1 : tile_rows); ++i) {
-            p.x = x + i * source.line();
-            p.c = sums + (row - from) * pitch + i * width;
-            OutputRows<T> out{};
-            if (outputs) {
-              out = *outputs;
-              out.vector += i * vectors;
-              out.row += (part.group * total + row) / schedule_.axis[2].out_step;
-              p.out = &out;
-            }
-            kernels_.bf16->product(p);
-          }
-        }
-        return;
-      }
-    }
-    for (i64 row = from; row < to; row += packing_.tile_rows) {
-      const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, total - row));
+    const bool one = source.line() == width;
+    const i64 pitch = rows * width * pitch_of_rows(part);
+    const Terms terms{r,
+                      c,
+                      part,
+                      layer_.rows * c.phases,
+                      part.first_row * c.phases,
+                      (part.first_row + part.rows) * c.phases,
+                      panel,
+                      source.line(),
+                      sums,
+                      one ? 1 : rows,
+                      one ? rows * width : width,
+                      pitch,
+                      accumulate,
+                      outputs,
+                      begin - phase.offset_of.begin(),
+                      end - begin,
+                      x_offset};
+    if constexpr (std::is_same_v<T, float>)
+      if (packing_.bf16) return multiply_parts(terms);
+    multiply_numbers(terms, ahead);
+  }
+
+  // Rows of one vector are taken several at a time.
+  bool across(const Terms& t) const { return t.width == target_.lanes && t.rows > 1; }
+
+  // Where the products from a row of the class on go, and a vector of its positions.
+  OutputRows<T> outputs_of(const Terms& t, i64 row, i64 vector) const {
+    OutputRows<T> out = *t.outputs;
+    out.vector += vector;
+    out.row += (t.part.group * t.total + row) / schedule_.axis[2].out_step;
+    return out;
+  }
+
+  void multiply_numbers(const Terms& t, Ahead& ahead) const {
+    const i64 columns = t.columns(), vectors = t.width / target_.lanes;
+    const T* weights = packed_ + (t.part.group * layer_.cols + t.reduction.column_first) * packing_.per_column +
+                       t.of.weights * columns;
+    for (i64 row = t.from; row < t.to; row += packing_.tile_rows) {
+      const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, t.total - row));
       const i64 widest = target_.vectors(height);
       Product<T> p;
-      p.w = weights + (row * c.taps + first_tap * height) * columns;
+      p.w = weights + (row * t.of.taps + t.first_tap * height) * columns;
       p.w_tap_stride = columns * height;
       p.w_step = height;
-      p.x_offset = x_offset;
-      p.x_stride = (r.line_last - r.line_first) * source.line();
-      p.taps = taps;
+      p.x_offset = t.x_offset;
+      p.x_stride = t.lines() * t.line;
+      p.x_vector = across(t) ? t.line : target_.lanes;
+      p.taps = t.taps;
       p.columns = columns;
-      p.c_stride = tile_rows * width * pitch_of_rows(part);
-      p.accumulate = accumulate;
+      p.c_stride = t.pitch;
+      p.accumulate = t.accumulate;
       p.ahead_stride = call_.in[0] * call_.in[1] * call_.in[2];
-      T* to_sums = sums + (row - from) * p.c_stride;
-      const i64 step = schedule_.axis[2].out_step;
-      // Rows of one vector are taken several at a time; longer ones in pieces.
-      const i64 vectors = width / target_.lanes;
-      const bool across = vectors == 1 && tile_rows > 1;
-      p.x_vector = across ? source.line() : target_.lanes;
-      for (i64 r = 0; r < (across ? 1 : tile_rows); ++r)
-        for (i64 v = 0, all = across ? tile_rows : vectors; v < all;) {
+      T* const sums = t.sums + (row - t.from) * t.pitch;
+      // Longer rows are taken in pieces.
+      for (i64 r = 0; r < (across(t) ? 1 : t.rows); ++r)
+        for (i64 v = 0, all = across(t) ? t.rows : vectors; v < all;) {
           const i64 n = next_vectors(all - v, widest);
-          p.x = panel + r * source.line() + v * p.x_vector;
-          p.c = to_sums + r * width + v * target_.lanes;
-          p.ahead = ahead.take(taps);
-          if (outputs) {
-            OutputRows<T> out = *outputs;
-            out.vector += r * vectors + v;
-            out.row += (part.group * total + row) / step;
-            (step == 2 ? kernels_.product_pairs : kernels_.product_rows)[height][n](p, out);
+          p.x = t.panel + r * t.line + v * p.x_vector;
+          p.c = sums + r * t.width + v * target_.lanes;
+          p.ahead = ahead.take(t.taps);
+          if (t.outputs) {
+            const bool pairs = schedule_.axis[2].out_step == 2;
+            (pairs ? kernels_.product_pairs : kernels_.product_rows)[height][n](p, outputs_of(t, row, r * vectors + v));
           } else {
             kernels_.product[height][n](p);
           }
           v += n;
         }
+    }
+  }
+
+  // By the matrix unit: bfloat16 parts of both.
+  void multiply_parts(const Terms& t) const {
+    const i64 padded = round_up(t.columns(), kBf16Terms), vectors = t.width / target_.lanes, none = 0;
+    Bf16Product p{};
+    p.x_offset = t.x_offset;
+    p.x_row = bf16_pitch(t.lines() * t.line);
+    p.x_part = kBf16Terms / 2 * p.x_row;
+    p.x_block = kBf16Parts * p.x_part;
+    p.x_vector = across(t) ? t.line : target_.lanes;
+    p.taps = t.taps;
+    p.blocks = padded / kBf16Terms;
+    p.vectors = across(t) ? t.rows : vectors;
+    p.c_stride = t.pitch;
+    p.accumulate = t.accumulate;
+    p.products = 1;
+    p.w_offset = p.c_offset = &none;
+    p.pairs = schedule_.axis[2].out_step == 2;
+    const i64 columns = t.part.group * round_up(layer_.cols, kBf16Terms) + t.reduction.column_first;  // before these
+    const auto* x = reinterpret_cast<const std::uint32_t*>(t.panel + schedule_.parts);
+    const auto* w = reinterpret_cast<const std::uint16_t*>(packed_) +
+                    (columns * packing_.per_column + t.of.weights * padded) * kBf16Parts;
+    for (i64 row = t.from; row < t.to; row += 2 * kBf16Rows) {
+      const i64 tiles = std::min<i64>(2, (packing_.rows * t.of.phases - row) / kBf16Rows);  // packed
+      p.rows = static_cast<int>(std::min<i64>(2 * kBf16Rows, t.total - row));
+      p.w = w + (row * t.of.taps * padded + t.first_tap * tiles * kBf16Tile) * kBf16Parts;
+      p.w_row = kBf16Terms;
+      p.w_tile = kBf16Tile;
+      p.w_part = tiles * kBf16Tile;
+      p.w_tap = kBf16Parts * p.w_part;
+      p.w_block = t.of.taps * p.w_tap;
+      p.w_next = p.w + p.blocks * p.w_block;
+      kernels_.bf16->use(p.rows);
+      for (i64 r = 0; r < (across(t) ? 1 : t.rows); ++r) {
+        p.x = x + r * t.line;
+        p.c = t.sums + (row - t.from) * t.pitch + r * t.width;
+        OutputRows<float> out{};
+        if (t.outputs) {
+          out = outputs_of(t, row, r * vectors);
+          p.out = &out;
+        }
+        kernels_.bf16->product(p);
+      }
     }
   }
 

@@ -34,18 +34,16 @@ class MatrixUnit final : public WeightGradient<float> {
  public:
   explicit MatrixUnit(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
     const Layer& layer = in_.layer;
-    for (std::size_t a = 0; a < kAxes; ++a) {
+    for (std::size_t a = 1; a < kAxes; ++a)
       for (i64 tap = 0; tap < layer.kernel[a]; ++tap) {
         const i64 at = tap * layer.dilation[a];
-        if (a == 0) continue;
         if (std::find(residues_[a].begin(), residues_[a].end(), at % layer.stride[a]) == residues_[a].end())
           residues_[a].push_back(at % layer.stride[a]);
         beside_[a] = std::max(beside_[a], at / layer.stride[a]);
       }
-    }
     if (beside_[1] > kTerms || beside_[2] > kTerms) return;
     planes_ = layer.kernel[0] * static_cast<i64>(residues_[1].size() * residues_[2].size());
-    GradientTiles best = tiles_;
+    i64 best_rows = 0, best_columns = 0;
     double least = std::numeric_limits<double>::infinity();
     for (i64 rows = kPair; rows <= round_up(std::min(layer.rows, kMostChannels), kPair); rows += kPair)
       for (i64 columns = kPair; columns <= round_up(std::min(layer.cols, kMostChannels), kPair); columns += kPair) {
@@ -53,17 +51,17 @@ class MatrixUnit final : public WeightGradient<float> {
         if (layer.taps() * rows * columns * i64{sizeof(float)} > kSumBytes) continue;
         if (!fit_tile(rows, columns)) continue;
         const double cycles = cost_of_tile();
-        if (cycles < least) least = cycles, best_ = true, copy(tiles_, best);
+        if (cycles < least) least = cycles, best_rows = rows, best_columns = columns;
       }
-    if (!best_) return;
-    copy(best, tiles_);
+    usable_ = best_rows > 0 && fit_tile(best_rows, best_columns);
+    if (!usable_) return;
     tiles_.share(sizeof(float));
     this->tasks = tiles_.parts();
     this->tiles = tiles_.tiles();
     this->cost = cost_of_tile() + 3 * kTurnedSum * in_.numbers_per_position();
   }
 
-  bool usable() const { return best_; }
+  bool usable() const { return usable_; }
 
   void compute(i64 task, i64 first_tile, i64 last_tile, float* grad_w) const override {
     const Layer& layer = in_.layer;
@@ -87,11 +85,6 @@ class MatrixUnit final : public WeightGradient<float> {
   }
 
  private:
-  static void copy(const GradientTiles& from, GradientTiles& to) {
-    to.across = from.across, to.down = from.down, to.images = from.images;
-    to.row_chunk = from.row_chunk, to.column_chunk = from.column_chunk;
-  }
-
   // A line holds the positions of a row, and those beside it that taps reach; a plane, those of one residue of the
   // stride, or one tap of the first axis.
   i64 line() const { return tiles_.across + beside_[2]; }
@@ -271,7 +264,7 @@ class MatrixUnit final : public WeightGradient<float> {
   std::vector<i64> residues_[kAxes];  // of the stride, that taps come to
   i64 beside_[kAxes] = {};            // positions beside a tile's that taps reach
   i64 planes_ = 1;
-  bool best_ = false;
+  bool usable_ = false;
 };
 
 }  // namespace

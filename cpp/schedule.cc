@@ -247,27 +247,28 @@ class Scheduler {
   // Of a tile of so many vectors, and rows, for which so many vectors are copied, in so many rows.
   Cost cost(i64 vectors, double rows, double used_vectors, double copied_vectors, double copied_rows,
             bool shifted) const {
-    const i64 of_class = layer_.rows * (packing_.fused ? packing_.phases : 1);
-    const double weights = static_cast<double>(taps_ * (packing_.bf16 ? round_up(of_class, kBf16Rows) : of_class));
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
-    double products = weights * (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
-    double copy = Cycles::copy + strided;
-    if (packing_.bf16) {
-      const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
-      products = weights *
-                 ((shifted ? kBf16Shifted : kBf16Product) * static_cast<double>(round_up(vectors, 2)) +
-                  (far_weights_ ? kFarBf16Weight : kBf16Weight)) /
-                 filled;
-      copy += kCut + (call_.reads_last ? kTurnedInput : 0);
-      if (call_.writes_last)
-        products += kTurnedOutput * static_cast<double>(of_class * packing_.phases * vectors) /
-                    static_cast<double>((packing_.fused ? packing_.phases : 1) * layer_.cols);
-    }
-    const double copies = copy * copied_vectors + Cycles::begin * copied_rows;
+    const double cut = packing_.bf16 ? kCut + (call_.reads_last ? kTurnedInput : 0) : 0;
+    const double copies = (Cycles::copy + strided + cut) * copied_vectors + Cycles::begin * copied_rows;
     const double pieces = Cycles::piece * rows * static_cast<double>(layer_.rows * packing_.phases);
-    return {(products + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
+    return {(products(vectors, shifted) + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
             copies / used_vectors};
+  }
+  // Per input channel, in a tile of so many vectors.
+  double products(i64 vectors, bool shifted) const {
+    const i64 of_class = layer_.rows * (packing_.fused ? packing_.phases : 1);
+    if (!packing_.bf16)
+      return static_cast<double>(taps_ * of_class) *
+             (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
+    const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
+    const double weight = (shifted ? kBf16Shifted : kBf16Product) * static_cast<double>(round_up(vectors, 2)) +
+                          (far_weights_ ? kFarBf16Weight : kBf16Weight);
+    const double turned = call_.writes_last
+                              ? kTurnedOutput * static_cast<double>(layer_.rows * packing_.phases * vectors) /
+                                    static_cast<double>(layer_.cols)
+                              : 0;
+    return static_cast<double>(taps_ * round_up(of_class, kBf16Rows)) * weight / filled + turned;
   }
 
   void choose_tile() {
@@ -372,10 +373,10 @@ class Scheduler {
     if (s_.chunk >= layer_.rows && s_.strips == strips_)
       s_.groups = std::clamp<i64>(tasks() / enough_, 1, std::min(layer_.groups, kMostGroups));
 
-    if (packing_.bf16) s_.parts = plain_size(lines_, s_.tile.positions + s_.window.extra);
-    s_.panel = packing_.bf16
-                   ? panel_size(lines_, s_.tile.positions + s_.window.extra)
-                   : round_up(lines_ * packing_.columns * (s_.tile.positions + s_.window.extra) + 2 * lanes_, lanes_);
+    const i64 line = s_.tile.positions + s_.window.extra;
+    if (packing_.bf16) s_.parts = plain_size(lines_, line);
+    s_.panel =
+        packing_.bf16 ? panel_size(lines_, line) : round_up(lines_ * packing_.columns * line + 2 * lanes_, lanes_);
     s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
     const i64 channels = layer_.groups * layer_.rows;
     s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1,

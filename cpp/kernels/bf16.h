@@ -34,50 +34,42 @@ inline void multiply_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(W), "i"(X));
 }
 
-// The three parts of a vector of pairs: two bfloat16 numbers to a word. The inputs are cut, not rounded.
-inline void cut_pairs(Vector<float> low, Vector<float> high, Words (&part)[3]) {
-#pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) {
-    const Words a = reinterpret_cast<Words>(low) & kHigh, b = reinterpret_cast<Words>(high) & kHigh;
-    part[i] = (a >> 16) | b;
-    low -= reinterpret_cast<Vector<float>>(a);
-    high -= reinterpret_cast<Vector<float>>(b);
-  }
-}
-
-// Rounded, unless to infinity, so that what is left out of products has either sign.
-inline Words round_to_high(Vector<float> v) {
+// The part of a float that is a bfloat16: cut off, or rounded, unless to infinity, so that what is left out of products
+// has either sign.
+template <bool Rounded>
+inline Words high_part(Vector<float> v) {
   const Words bits = reinterpret_cast<Words>(v);
+  if constexpr (!Rounded) return bits & kHigh;
   const Words carry = reinterpret_cast<Words>((bits & 0x7fffffff) < 0x7f7f8000) & 0x8000;
   return (bits + carry) & kHigh;
 }
-inline void round_pairs(Vector<float> low, Vector<float> high, Words (&part)[3]) {
-#pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) {
-    const Words a = round_to_high(low), b = round_to_high(high);
-    part[i] = (a >> 16) | b;
-    low -= reinterpret_cast<Vector<float>>(a);
-    high -= reinterpret_cast<Vector<float>>(b);
-  }
-}
 
-// The same of 32 numbers that lie behind each other, and so do their parts.
-using Halves = std::uint16_t __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
-template <int... I>
-inline Words high_halves(Words a, Words b, std::integer_sequence<int, I...>) {
-  constexpr Halves pick = {static_cast<std::uint16_t>(2 * I + 1)...};
-  return reinterpret_cast<Words>(__builtin_shuffle(reinterpret_cast<Halves>(a), reinterpret_cast<Halves>(b), pick));
-}
-template <bool Rounded>
-inline void part_neighbours(const float* src, Words (&part)[3]) {
-  Vector<float> low = load(src), high = load(src + kLanes<float>);
+// How a part of two vectors becomes one of words of two numbers: number by number, or one vector behind the other.
+struct Pairs {
+  Words operator()(Words low, Words high) const { return (low >> 16) | high; }
+};
+struct Neighbours {
+  using Halves = std::uint16_t __attribute__((vector_size(UPSCORE_VECTOR_BYTES)));
+  template <int... I>
+  static Words join(Words first, Words then, std::integer_sequence<int, I...>) {
+    constexpr Halves pick = {static_cast<std::uint16_t>(2 * I + 1)...};
+    return reinterpret_cast<Words>(
+        __builtin_shuffle(reinterpret_cast<Halves>(first), reinterpret_cast<Halves>(then), pick));
+  }
+  Words operator()(Words first, Words then) const {
+    return join(first, then, std::make_integer_sequence<int, 2 * kLanes<float>>{});
+  }
+};
+
+// The parts of two vectors, the largest first.
+template <bool Rounded, typename Join>
+inline void split(Vector<float> a, Vector<float> b, Words (&part)[kBf16Parts]) {
 #pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) {
-    const Words a = Rounded ? round_to_high(low) : reinterpret_cast<Words>(low) & kHigh;
-    const Words b = Rounded ? round_to_high(high) : reinterpret_cast<Words>(high) & kHigh;
-    part[i] = high_halves(a, b, std::make_integer_sequence<int, 2 * kLanes<float>>{});
-    low -= reinterpret_cast<Vector<float>>(a);
-    high -= reinterpret_cast<Vector<float>>(b);
+  for (int i = 0; i < kBf16Parts; ++i) {
+    const Words of_a = high_part<Rounded>(a), of_b = high_part<Rounded>(b);
+    part[i] = Join()(of_a, of_b);
+    a -= reinterpret_cast<Vector<float>>(of_a);
+    b -= reinterpret_cast<Vector<float>>(of_b);
   }
 }
 
@@ -88,10 +80,11 @@ inline void cut_panel(const float* src, i64 src_pitch, i64 rows, i64 length, std
   for (i64 pair = 0; pair < kBf16Terms / 2; ++pair, src += 2 * src_pitch, dst += pitch) {
     const bool low = 2 * pair < rows, high = 2 * pair + 1 < rows;
     for (i64 i = 0; i < length; i += L) {
-      Words part[3] = {};
-      if (low) cut_pairs(load(src + i), high ? load(src + src_pitch + i) : Vector<float>{}, part);
+      Words part[kBf16Parts] = {};
+      if (low) split<false, Pairs>(load(src + i), high ? load(src + src_pitch + i) : Vector<float>{}, part);
 #pragma GCC unroll 3
-      for (int p = 0; p < 3; ++p) std::memcpy(dst + p * (kBf16Terms / 2) * pitch + i, &part[p], sizeof part[p]);
+      for (int p = 0; p < kBf16Parts; ++p)
+        std::memcpy(dst + p * (kBf16Terms / 2) * pitch + i, &part[p], sizeof part[p]);
     }
   }
 }
@@ -100,13 +93,14 @@ inline void cut_panel(const float* src, i64 src_pitch, i64 rows, i64 length, std
 // where there are no more columns.
 inline void round_weights(const float* src, i64 columns, std::uint16_t* dst, i64 apart) {
   constexpr int L = kLanes<float>;
-  Vector<float> words[3][L], turned[L];
+  Vector<float> words[kBf16Parts][L], turned[L];
   for (i64 pair = 0; pair < kBf16Terms / 2; ++pair, src += 2 * L) {
-    Words part[3] = {};
-    if (2 * pair < columns) round_pairs(load(src), 2 * pair + 1 < columns ? load(src + L) : Vector<float>{}, part);
-    for (int p = 0; p < 3; ++p) words[p][pair] = reinterpret_cast<Vector<float>>(part[p]);
+    Words part[kBf16Parts] = {};
+    if (2 * pair < columns)
+      split<true, Pairs>(load(src), 2 * pair + 1 < columns ? load(src + L) : Vector<float>{}, part);
+    for (int p = 0; p < kBf16Parts; ++p) words[p][pair] = reinterpret_cast<Vector<float>>(part[p]);
   }
-  for (int p = 0; p < 3; ++p) {
+  for (int p = 0; p < kBf16Parts; ++p) {
     zip<float, L>(words[p], turned);
     for (int r = 0; r < L; ++r) std::memcpy(dst + p * apart + r * kBf16Terms, &turned[r], sizeof turned[r]);
   }
@@ -115,22 +109,23 @@ inline void round_weights(const float* src, i64 columns, std::uint16_t* dst, i64
 // dst[part*apart + i] for i < length, in whole pairs of vectors.
 inline void cut_row(const float* src, i64 length, std::uint16_t* dst, i64 apart) {
   for (i64 i = 0; i < length; i += kBf16Terms) {
-    Words part[3];
-    part_neighbours<false>(src + i, part);
-    for (int p = 0; p < 3; ++p) std::memcpy(dst + p * apart + i, &part[p], sizeof part[p]);
+    Words part[kBf16Parts];
+    split<false, Neighbours>(load(src + i), load(src + i + kLanes<float>), part);
+    for (int p = 0; p < kBf16Parts; ++p) std::memcpy(dst + p * apart + i, &part[p], sizeof part[p]);
   }
 }
 
 inline void round_rows(const float* src, i64 src_pitch, i64 rows, i64 blocks, std::uint32_t* dst) {
   constexpr int L = kLanes<float>;
-  Vector<float> words[3][L], turned[L];
+  Vector<float> words[kBf16Parts][L], turned[L];
   for (i64 block = 0; block < blocks; ++block, src += kBf16Terms)
     for (int r = 0; r < L; ++r) {
-      Words part[3] = {};
-      if (r < rows) part_neighbours<true>(src + r * src_pitch, part);
-      for (int p = 0; p < 3; ++p) words[p][r] = reinterpret_cast<Vector<float>>(part[p]);
+      Words part[kBf16Parts] = {};
+      const float* const row = src + r * src_pitch;
+      if (r < rows) split<true, Neighbours>(load(row), load(row + L), part);
+      for (int p = 0; p < kBf16Parts; ++p) words[p][r] = reinterpret_cast<Vector<float>>(part[p]);
       if (r + 1 < L) continue;
-      for (int p = 0; p < 3; ++p) {
+      for (int p = 0; p < kBf16Parts; ++p) {
         zip<float, L>(words[p], turned);
         for (int i = 0; i < L; ++i, dst += L) std::memcpy(dst, &turned[i], sizeof turned[i]);
       }
@@ -283,20 +278,16 @@ class LateRows {
   }
 
   void write_vector(int v) const {
-    constexpr auto lanes = std::make_integer_sequence<int, L>{};
     if constexpr (S == 0) {
       store(sums_before(row_, v), sum(row_, v));
     } else {
       const auto [place, bias] = p_.out->row[row_ / S];
       float* const to = p_.out->vector[first_ + v] + place;
       const Vector<float> a = sum(row_, v) + bias;
-      if constexpr (S == 1) {
+      if constexpr (S == 1)
         put<PastCaches, float>(to, a);
-      } else {
-        const Vector<float> b = sum(row_ + 1, v) + bias;
-        put<PastCaches, float>(to, zip_low<float>(a, b, lanes));
-        put<PastCaches, float>(to + L, zip_high<float>(a, b, lanes));
-      }
+      else
+        put_pairs<PastCaches, float>(to, a, sum(row_ + 1, v) + bias);
     }
   }
   float* sums_before(int row, int v) const { return c_ + row * p_.c_stride + v * L; }

@@ -86,8 +86,7 @@ void copy_runs(const T* x, const T* x_end, i64 x_stride, i64 columns, i64 step, 
           store(to + i, load(from + i));
         }
       } else if (step > 1 && step * whole <= x_end - from) {
-        if (step == 2)  // of which all is read
-
+        if (step == 2)  // of which every cache line is read
           for (i64 i = 0; i < step * whole; i += L) __builtin_prefetch(from + ahead + i);
         copy_every(from, step, run->length, to);
       } else {

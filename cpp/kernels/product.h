@@ -64,11 +64,17 @@ inline void put(T* to, Vector<T> v) {
     store(to, v);
 }
 
+// In turn a number of each.
+template <bool PastCaches, typename T>
+inline void put_pairs(T* to, Vector<T> a, Vector<T> b) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  put<PastCaches, T>(to, zip_low<T>(a, b, lanes));
+  put<PastCaches, T>(to + kLanes<T>, zip_high<T>(a, b, lanes));
+}
+
 // Every S rows of a tile alternate in a row of the output.
 template <typename T, int MR, int NV, int S, bool PastCaches>
 inline __attribute__((always_inline)) void write_rows(const OutputRows<T>& out, const Vector<T> (&acc)[MR][NV]) {
-  constexpr int L = kLanes<T>;
-  constexpr auto lanes = std::make_integer_sequence<int, L>{};
   T* vector[NV];  // stores might change what lies in memory, as far as a compiler knows
   for (int v = 0; v < NV; ++v) vector[v] = out.vector[v];
 #pragma GCC unroll 12
@@ -78,13 +84,10 @@ inline __attribute__((always_inline)) void write_rows(const OutputRows<T>& out, 
     for (int v = 0; v < NV; ++v) {
       T* to = vector[v] + place;
       const Vector<T> a = acc[r][v] + bias;
-      if constexpr (S == 1) {
+      if constexpr (S == 1)
         put<PastCaches, T>(to, a);
-      } else {
-        const Vector<T> b = acc[r + 1][v] + bias;
-        put<PastCaches, T>(to, zip_low<T>(a, b, lanes));
-        put<PastCaches, T>(to + L, zip_high<T>(a, b, lanes));
-      }
+      else
+        put_pairs<PastCaches, T>(to, a, acc[r + 1][v] + bias);
     }
   }
 }
