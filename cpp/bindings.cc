@@ -277,7 +277,7 @@ class Plan {
     return upscore::lies_as_it_can(layer_, target_, packings_, call, plan);
   }
   bool packed_for(const Call& call, const Schedules& plan) const {
-    return (plan.bf16 || weights_.size() > 0) && upscore::packed_for(layer_, packings_, call, plan);
+    return (plan.bf16 || weights_.size() > 0) && upscore::packed_for(packings_, call, plan);
   }
   bool can_do(const Call& call, const Schedules& plan) const {
     return lies_as_it_can(call, plan) && packed_for(call, plan);

@@ -9,6 +9,8 @@ namespace upscore {
 namespace {
 
 constexpr std::size_t kSchedules = 192;
+// Times as long as it says takes minimal filtering, where direct products and the matrix unit take what they say.
+constexpr double kFilteredLonger = 1.25, kFilteredLongerLast = 1.6;
 
 bool writes_last(const Layer& layer, const Packing& packing) {
   return packing.by_phase || (!packing.fused && writes_together(layer));
@@ -20,8 +22,8 @@ bool packed_for_direct(const Packings& packings, const Call& call) {
                          : call.writes_last || !packing.by_phase;
 }
 
-bool packed_for_bf16(const Layer& layer, const Packings& packings, const Call& call) {
-  return call.writes_last ? writes_last(layer, *packings.bf16) : !packings.bf16->by_phase;
+bool packed_for_bf16(const Packings& packings, const Call& call) {
+  return call.reads_last == packings.last && call.writes_last == packings.last;
 }
 
 // The way that is not direct, if it takes less time for an image.
@@ -29,7 +31,7 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
                   const Team& team) {
   Schedules plan;
   const bool filter = packings.minimal && (call.writes_last || !call.reads_last || !packings.minimal->last);
-  const bool bf16 = packings.bf16 && packed_for_bf16(layer, packings, call);
+  const bool bf16 = packings.bf16 && packed_for_bf16(packings, call);
   if (!filter && !packings.fold && !bf16) return plan;
   const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const bool last = call.reads_last;
@@ -48,8 +50,9 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
     }
   }
   const double wait = far * (last ? Cycles::far_filtered_last : Cycles::far_filtered);
+  const double longer = !plan.bf16 ? 1 : last ? kFilteredLongerLast : kFilteredLonger;
   if (filter)
-    if (auto minimal = plan_minimal(layer, call, *packings.minimal, target, team, limit - wait)) {
+    if (auto minimal = plan_minimal(layer, call, *packings.minimal, target, team, (limit - wait) / longer)) {
       limit = minimal->cycles + wait;
       plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
       plan.bf16 = nullptr;
@@ -138,15 +141,15 @@ bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& pa
   auto writes = [&] {
     if (plan.fold) return writes_last(layer, *packings.fold, *plan.fold, target);
     if (plan.minimal) return writes_last(layer, *packings.minimal, target);
-    if (plan.bf16) return writes_last(layer, *packings.bf16);
+    if (plan.bf16) return packings.last;
     return plan.direct->channel_lanes || writes_last(layer, packings.direct);
   };
   return (!call.reads_last || reads) && (!call.writes_last || writes());
 }
 
-bool packed_for(const Layer& layer, const Packings& packings, const Call& call, const Schedules& plan) {
+bool packed_for(const Packings& packings, const Call& call, const Schedules& plan) {
   if (plan.fold) return true;
-  if (plan.bf16) return packed_for_bf16(layer, packings, call);
+  if (plan.bf16) return packed_for_bf16(packings, call);
   if (plan.minimal) return !packings.minimal->last || call.reads_last;
   return packed_for_direct(packings, call) && (!packings.direct.vectors || plan.direct->channel_lanes);
 }

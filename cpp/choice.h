@@ -41,7 +41,7 @@ Schedules plan_call(const Layer& layer, const Target& target, const Packings& pa
 // Whether a call that is computed so can lie as it does, with weights that are packed so.
 bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
                     const Schedules& plan);
-bool packed_for(const Layer& layer, const Packings& packings, const Call& call, const Schedules& plan);
+bool packed_for(const Packings& packings, const Call& call, const Schedules& plan);
 
 // Cycles to pack a group's weights in bfloat16 parts, if that is for a single call; more than in other ways.
 double bf16_packing(const Layer& layer, const Packings& packings);

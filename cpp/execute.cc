@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "bf16_last.h"
 #include "channel_lanes.h"
 #include "panel.h"
 #include "scratch.h"
@@ -41,28 +42,11 @@ class Execution {
   }
 
   void run() {
-    const i64 step = schedule_.axis[2].out_step, strips = packing_.phases / step;
-    const i64 chunks = ceil_div(layer_.rows, schedule_.chunk), bands = ceil_div(strips, schedule_.strips);
-    const Tasks tasks(layer_, call_, schedule_.tile.count, ceil_div(layer_.groups, schedule_.groups), chunks * bands);
-    parallel_for(tasks.count(), schedule_.threads, [&](i64 index) {
-      const Task task = tasks[index];
-      Part part;
-      part.first_strip = task.part % bands * schedule_.strips;
-      part.strips = std::min(schedule_.strips, strips - part.first_strip);
-      part.first_row = task.part / bands * schedule_.chunk;
-      part.rows = std::min(schedule_.chunk, layer_.rows - part.first_row);
-      part.group = task.group * schedule_.groups;
-      part.groups = std::min(schedule_.groups, layer_.groups - part.group);
-      compute(task.tile, part);
-    });
+    const Parts parts(layer_, call_, packing_, schedule_);
+    parallel_for(parts.count(), schedule_.threads, [&](i64 index) { compute(parts.tile(index), parts[index]); });
   }
 
  private:
-  // What of the output a task computes, besides its tile of positions.
-  struct Part {
-    i64 group, groups, first_row, rows, first_strip, strips;
-  };
-
   // What this thread will copy next: fetched while products are computed, a cache line of every channel for each tap.
   struct Ahead {
     std::vector<const T*> lines;
@@ -121,21 +105,9 @@ class Execution {
   }
 
   void compute(i64 tile, const Part& part) {
-    // A last tile may be smaller; the reductions, and with them the bits, stay the same.
-    thread_local std::vector<Segment> segments;
+    // In a last tile, which may be smaller, the reductions, and with them the bits, stay the same.
+    const auto [segments, rows, row] = split_task(schedule_, tile, target_.lanes);
     const bool joined = schedule_.window.joined;
-    i64 row = 0, rows = 1;  // places of a row, or of all if joined
-    if (schedule_.window.by_rows)
-      split_rectangle(schedule_.axis, schedule_.tile, schedule_.window, tile, target_.lanes, segments);
-    else
-      split_tile(schedule_.axis, tile * schedule_.tile.positions,
-                 std::min((tile + 1) * schedule_.tile.positions, schedule_.positions), segments);
-    if (schedule_.window.by_rows && !joined) {
-      row = round_up(segments[0].length, target_.lanes);
-      rows = static_cast<i64>(segments.size());
-    } else {
-      row = round_up(segments.back().place + segments.back().length, target_.lanes);
-    }
     const i64 width = rows * row;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
     const i64 channels = layer_.groups * layer_.cols;
@@ -351,8 +323,10 @@ class Execution {
   // By the matrix unit: bfloat16 parts of both.
   void multiply_parts(const Terms& t) const {
     const i64 padded = round_up(t.columns(), kBf16Terms), vectors = t.width / target_.lanes, none = 0;
+    i64 w_tap[Limits::offsets];
     Bf16Product p{};
-    p.x_offset = t.x_offset;
+    p.w_tap = w_tap;
+    p.x_tap = t.x_offset;
     p.x_row = bf16_pitch(t.lines() * t.line);
     p.x_part = kBf16Terms / 2 * p.x_row;
     p.x_block = kBf16Parts * p.x_part;
@@ -376,8 +350,8 @@ class Execution {
       p.w_row = kBf16Terms;
       p.w_tile = kBf16Tile;
       p.w_part = tiles * kBf16Tile;
-      p.w_tap = kBf16Parts * p.w_part;
-      p.w_block = t.of.taps * p.w_tap;
+      for (i64 tap = 0; tap < t.taps; ++tap) w_tap[tap] = tap * kBf16Parts * p.w_part;
+      p.w_block = t.of.taps * kBf16Parts * p.w_part;
       p.w_next = p.w + p.blocks * p.w_block;
       kernels_.bf16->use(p.rows);
       for (i64 r = 0; r < (across(t) ? 1 : t.rows); ++r) {
@@ -442,6 +416,8 @@ template <typename T>
 void execute(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
   if (schedule.channel_lanes) return execute_channel_lanes(layer, call, packing, schedule, kernels, packed, bias, x, y);
+  if constexpr (std::is_same_v<T, float>)
+    if (packing.positions) return execute_bf16_last(layer, call, packing, schedule, kernels, packed, bias, x, y);
   Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
 }
 

@@ -203,7 +203,7 @@ class MatrixUnit final : public WeightGradient<float> {
     p.w_tile = kBf16Rows * pitch;
     p.w_part = part.rows * pitch;
     p.w_block = kBf16Terms;
-    p.x_offset = &none;
+    p.x_tap = p.w_tap = &none;
     p.x = input;
     p.x_row = kBf16Rows;
     p.x_part = kBf16Rows * kBf16Terms / 2;

@@ -178,10 +178,83 @@ i64 bf16_weights(const Layer& layer, const Packing& packing) {
   return layer.groups * round_up(layer.cols, kBf16Terms) * packing.per_column * kBf16Parts;
 }
 
+namespace {
+
+// For tiles of positions, one vector of rows and 32 columns of them.
+class PackedVector {
+ public:
+  PackedVector(const Layer& layer, const Packing& packing, const Kernels<float>& kernels, const float* w,
+               const float* end)
+      : layer_(layer),
+        packing_(packing),
+        kernels_(kernels),
+        taps_(layer.taps()),
+        row_stride_(layer.transposed ? taps_ : layer.cols * taps_),
+        column_stride_(layer.transposed ? layer.rows * taps_ : taps_),
+        w_(w),
+        end_(end) {}
+
+  void pack(i64 vector, i64 block, std::uint16_t* packed) const {
+    const i64 row = vector * kBf16Rows, column = block * kBf16Terms;
+    const i64 rows = std::min<i64>(kBf16Rows, layer_.rows - row), columns = std::min(kBf16Terms, layer_.cols - column);
+    for (i64 first = 0; first < taps_; first += kTurned) {
+      const i64 count = std::min(kTurned, taps_ - first);
+      float* const turned = scratch<float>(static_cast<std::size_t>(kBf16Terms * count * kBf16Rows));
+      const float* from = w_ + row * row_stride_ + column * column_stride_ + first;
+      if (column_stride_ == count)
+        kernels_.transpose(from, end_, row_stride_, rows, columns * count, nullptr, turned, kBf16Rows);
+      else
+        for (i64 c = 0; c < columns; ++c)
+          kernels_.transpose(from + c * column_stride_, end_, row_stride_, rows, count, nullptr,
+                             turned + c * count * kBf16Rows, kBf16Rows);
+      put(turned, first, count, columns, vector, block, packed);
+    }
+  }
+
+ private:
+  // turned[column][tap][row], of the taps from `first` on, to every phase that has them.
+  void put(const float* turned, i64 first, i64 count, i64 columns, i64 vector, i64 block, std::uint16_t* packed) const {
+    const i64 padded = round_up(layer_.cols, kBf16Terms), vectors = packing_.rows / kBf16Rows;
+    for (const PhaseClass& c : packing_.classes)
+      for (i64 phase = 0; phase < c.phases; ++phase)
+        for (i64 place = 0; place < c.taps; ++place) {
+          const i64 tap = c.tap[static_cast<std::size_t>(phase * c.taps + place)];
+          const i64 before = (c.weights + (phase * vectors + vector) * kBf16Rows * c.taps) * padded;
+          std::uint16_t* const to = packed + (before + (block * c.taps + place) * kBf16Tile) * kBf16Parts;
+          if (tap >= first && tap < first + count)
+            kernels_.bf16->round_pairs(turned + (tap - first) * kBf16Rows, count * kBf16Rows, columns, kBf16Rows,
+                                       reinterpret_cast<std::uint32_t*>(to), kBf16Rows);
+          else if (tap < 0 && first == 0)
+            std::fill_n(to, kBf16Tile * kBf16Parts, std::uint16_t{0});
+        }
+  }
+
+  const Layer& layer_;
+  const Packing& packing_;
+  const Kernels<float>& kernels_;
+  const i64 taps_, row_stride_, column_stride_;
+  const float *const w_, *const end_;
+};
+
+void pack_positions(const Layer& layer, const Packing& packing, const Kernels<float>& kernels, int threads,
+                    const float* w, std::uint16_t* packed) {
+  const i64 vectors = packing.rows / kBf16Rows, blocks = ceil_div(layer.cols, kBf16Terms);
+  const i64 group = layer.rows * layer.cols * layer.taps(), size = bf16_weights(layer, packing) / layer.groups;
+  if (layer.groups * group < (1 << 16)) threads = 1;
+  parallel_for(layer.groups * vectors * blocks, threads, [&](i64 task) {
+    const i64 g = task / (vectors * blocks);
+    PackedVector(layer, packing, kernels, w + g * group, w + layer.groups * group)
+        .pack(task / blocks % vectors, task % blocks, packed + g * size);
+  });
+}
+
+}  // namespace
+
 template <typename T>
 void pack_bf16(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
                std::uint16_t* packed) {
   if constexpr (std::is_same_v<T, float>) {
+    if (packing.positions) return pack_positions(layer, packing, kernels, threads, w, packed);
     Buffer<T> plain;
     plain.allocate(static_cast<std::size_t>(layer.groups * layer.cols * packing.per_column));
     pack_weights(layer, packing, kernels, threads, w, plain.data());

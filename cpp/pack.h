@@ -12,14 +12,15 @@ template <typename T>
 void pack_weights(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
                   T* packed);
 
-// The inverse.
-// In bfloat16 parts: [group][block of columns][class][two tiles of rows][32 columns][tap][part][tile][row][column].
+// In bfloat16 parts: [group][block of columns][class][two tiles of rows][32 columns][tap][part][tile][row][column]; for
+// tiles of positions [group][class][phase][vector of rows][32 columns][tap][part][pair of columns][row].
 template <typename T>
 void pack_bf16(const Layer& layer, const Packing& packing, const Kernels<T>& kernels, int threads, const T* w,
                std::uint16_t* packed);
 // Their numbers.
 i64 bf16_weights(const Layer& layer, const Packing& packing);
 
+// The inverse of pack_weights.
 template <typename T>
 void unpack_weights(const Layer& layer, const Packing& packing, const T* packed, T* w);
 

@@ -35,6 +35,25 @@ void split_rectangle(const AxisPlan* axis, const Tile& tile, const Window& windo
     segments.push_back({index / axis[0].positions, {index % axis[0].positions, y + r, x}, length, r * pitch});
 }
 
+// A last tile may be smaller.
+Segments split_task(const Schedule& schedule, i64 tile, i64 lanes) {
+  thread_local std::vector<Segment> all;
+  Segments segments{all};
+  const bool by_rows = schedule.window.by_rows;
+  if (by_rows)
+    split_rectangle(schedule.axis, schedule.tile, schedule.window, tile, lanes, all);
+  else
+    split_tile(schedule.axis, tile * schedule.tile.positions,
+               std::min((tile + 1) * schedule.tile.positions, schedule.positions), all);
+  if (by_rows && !schedule.window.joined) {
+    segments.rows = static_cast<i64>(all.size());
+    segments.row = round_up(all[0].length, lanes);
+  } else {
+    segments.row = round_up(all.back().place + all.back().length, lanes);
+  }
+  return segments;
+}
+
 // Where the inputs of one line are copied from, and where there are none.
 template <typename T>
 void PanelSource<T>::add_line(const Size& offset) {
@@ -87,14 +106,18 @@ void PanelSource<T>::merge_runs() {
 }
 
 template <typename T>
+void PanelSource<T>::find_runs(const Reduction& r) {
+  if (r.line_first == built_first_ && r.line_last == built_last_) return;
+  runs_.clear();
+  begin_ = 0;
+  for (i64 l = r.line_first; l < r.line_last; ++l) add_line(window_.lines[static_cast<std::size_t>(l)]);
+  built_first_ = r.line_first;
+  built_last_ = r.line_last;
+}
+
+template <typename T>
 void PanelSource<T>::fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel) {
-  if (r.line_first != built_first_ || r.line_last != built_last_) {
-    runs_.clear();
-    begin_ = 0;
-    for (i64 l = r.line_first; l < r.line_last; ++l) add_line(window_.lines[static_cast<std::size_t>(l)]);
-    built_first_ = r.line_first;
-    built_last_ = r.line_last;
-  }
+  find_runs(r);
   if (pixel_ > 1) return turn_runs(x + r.column_first, x_end, r.column_last - r.column_first, panel);
   kernels_.copy_runs(x + r.column_first * channel_stride, x_end, channel_stride, r.column_last - r.column_first,
                      axis_[2].in_step, runs_.data(), static_cast<i64>(runs_.size()), begin_, panel);

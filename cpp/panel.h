@@ -23,6 +23,13 @@ void split_tile(const AxisPlan* axis, i64 first, i64 last, std::vector<Segment>&
 void split_rectangle(const AxisPlan* axis, const Tile& tile, const Window& window, i64 index, i64 lanes,
                      std::vector<Segment>& segments);
 
+// Those of a task's tile, and how they lie: in so many rows of so many places.
+struct Segments {
+  std::vector<Segment>& all;
+  i64 rows = 1, row = 0;
+};
+Segments split_task(const Schedule& schedule, i64 tile, i64 lanes);
+
 // Fills panels of one tile whose lines are `width` positions wide.
 template <typename T>
 class PanelSource {
@@ -45,8 +52,10 @@ class PanelSource {
   // positions, batch_stride counts positions, and channels lie next to each other.
   void fill(const T* x, const T* x_end, i64 channel_stride, const Reduction& r, T* panel);
   i64 line() const { return line_; }
-  // Where the last panel came from, at its first column.
+  // Where the panel of a reduction comes from, at its first column, and its places; after find_runs, or fill.
+  void find_runs(const Reduction& r);
   const std::vector<Run>& runs() const { return runs_; }
+  i64 places() const { return begin_; }
 
  private:
   // A thread fills one panel after the other, and the memory of these is worth keeping.

@@ -117,12 +117,13 @@ std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& targe
   if (!target.bf16 || layer.cols < kFewColumns || packing.phases * kBf16Rows * vector_bytes > Limits::sum_bytes)
     return std::nullopt;
   packing.bf16 = true;
-  packing.fused = worth_fusing(layer, packing.phases, [](i64 rows) {
-    return static_cast<double>(rows) / static_cast<double>(round_up(rows, kBf16Rows));
+  packing.positions = last;
+  packing.fused = worth_fusing(layer, packing.phases, [&](i64 rows) {
+    return last ? 1 : static_cast<double>(rows) / static_cast<double>(round_up(rows, kBf16Rows));
   });
-  packing.by_phase = last && orders_by_phase(layer, packing, vector_bytes);
   packing.tile_rows = kBf16Rows;
-  packing.rows = round_up(layer.rows, packing.fused ? kBf16Rows / std::gcd(i64{kBf16Rows}, packing.phases) : kBf16Rows);
+  packing.rows =
+      round_up(layer.rows, packing.fused && !last ? kBf16Rows / std::gcd(i64{kBf16Rows}, packing.phases) : kBf16Rows);
   find_classes(layer, packing);
   packing.columns = std::min(round_up(packing.columns, kBf16Terms), layer.cols);
   return packing;

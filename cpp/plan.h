@@ -57,9 +57,10 @@ struct PhaseClass {
 // [group][block of columns][class][block of rows][tap][column][row]. Sizes do not matter.
 struct Packing {
   bool fused = false;
-  bool vectors = false;   // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
-  bool bf16 = false;      // in three bfloat16 parts, tiles of 16 rows by 32 columns
-  bool by_phase = false;  // fused rows are ordered by phase, not by channel, for writing channels last
+  bool vectors = false;    // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
+  bool bf16 = false;       // in three bfloat16 parts, tiles of 16 rows by 32 columns
+  bool positions = false;  // the same for calls channels last: rows of tiles are positions, and vectors rows of a phase
+  bool by_phase = false;   // fused rows are ordered by phase, not by channel, for writing channels last
   int tile_rows = 1;
   i64 rows = 0;     // of a group: the layer's, with zeros behind them up to a whole vector, if tiles are vectors
   i64 phases = 1;   // of the whole layer: the product of the strides

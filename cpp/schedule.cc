@@ -34,8 +34,8 @@ constexpr double kBf16Shifted = 0.34;  // where taps read at shifts, within cach
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
 constexpr i64 kBf16Bytes = 6;
-constexpr double kTurnedInput = 7, kTurnedOutput = 6;  // a vector, channels last
-constexpr double kCut = 4;                             // a vector of inputs into bfloat16 parts
+constexpr double kCut = 4;                         // a vector of inputs into bfloat16 parts
+constexpr double kCutPlaces = 5, kPutPlaces = 10;  // channels last: a vector of inputs, of outputs, where it lies
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
@@ -206,11 +206,15 @@ class Scheduler {
     enough_ = s_.threads == 1 ? 1 : 4 * s_.threads;
     align_ =
         packing_.fused ? packing_.tile_rows / std::gcd<i64>(packing_.tile_rows, packing_.phases) : packing_.tile_rows;
-    if (packing_.bf16) align_ = 2 * kBf16Rows / std::gcd(i64{2 * kBf16Rows}, packing_.fused ? packing_.phases : 1);
-    if (call_.writes_last) align_ = layer_.rows;
+    if (packing_.positions)
+      align_ = 2 * kBf16Rows;
+    else if (packing_.bf16)
+      align_ = 2 * kBf16Rows / std::gcd(i64{2 * kBf16Rows}, packing_.fused ? packing_.phases : 1);
+    else if (call_.writes_last)
+      align_ = layer_.rows;
     // Where weights come from afar, a tile may have all positions, and tasks share the channels.
-    far_weights_ = packing_.bf16 && layer_.cols * packing_.per_column * kBf16Bytes > kNearWeights;
-    parts_ = layer_.groups * (far_weights_ ? ceil_div(layer_.rows, align_) : 1);
+    s_.far_weights = packing_.bf16 && layer_.cols * packing_.per_column * kBf16Bytes > kNearWeights;
+    parts_ = layer_.groups * (s_.far_weights ? ceil_div(layer_.rows, align_) : 1);
   }
 
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
@@ -231,7 +235,10 @@ class Scheduler {
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
   }
   // Of a panel with its bfloat16 parts, in numbers.
-  i64 panel_size(i64 lines, i64 width) const { return plain_size(lines, width) + parts_size(lines, width); }
+  i64 panel_size(i64 lines, i64 width) const {
+    if (packing_.positions) return bf16_places(lines * width) * round_up(packing_.columns, kBf16Terms) * kBf16Parts / 2;
+    return plain_size(lines, width) + parts_size(lines, width);
+  }
   i64 plain_size(i64 lines, i64 width) const {
     return round_up(lines * std::min(packing_.columns, kBf16Terms) * width + 2 * lanes_, lanes_);
   }
@@ -249,26 +256,27 @@ class Scheduler {
             bool shifted) const {
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
-    const double cut = packing_.bf16 ? kCut + (call_.reads_last ? kTurnedInput : 0) : 0;
-    const double copies = (Cycles::copy + strided + cut) * copied_vectors + Cycles::begin * copied_rows;
+    const double copy = packing_.positions ? kCutPlaces : Cycles::copy + strided + (packing_.bf16 ? kCut : 0);
+    const double copies = copy * copied_vectors + Cycles::begin * copied_rows;
     const double pieces = Cycles::piece * rows * static_cast<double>(layer_.rows * packing_.phases);
     return {(products(vectors, shifted) + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
             copies / used_vectors};
   }
   // Per input channel, in a tile of so many vectors.
   double products(i64 vectors, bool shifted) const {
-    const i64 of_class = layer_.rows * (packing_.fused ? packing_.phases : 1);
+    const i64 of_class = (packing_.positions ? packing_.rows : layer_.rows) * (packing_.fused ? packing_.phases : 1);
     if (!packing_.bf16)
       return static_cast<double>(taps_ * of_class) *
              (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
     const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
-    const double weight = (shifted ? kBf16Shifted : kBf16Product) * static_cast<double>(round_up(vectors, 2)) +
-                          (far_weights_ ? kFarBf16Weight : kBf16Weight);
-    const double turned = call_.writes_last
-                              ? kTurnedOutput * static_cast<double>(layer_.rows * packing_.phases * vectors) /
-                                    static_cast<double>(layer_.cols)
-                              : 0;
-    return static_cast<double>(taps_ * round_up(of_class, kBf16Rows)) * weight / filled + turned;
+    const double each = shifted && !packing_.positions ? kBf16Shifted : kBf16Product;
+    const double weight =
+        each * static_cast<double>(round_up(vectors, 2)) + (s_.far_weights ? kFarBf16Weight : kBf16Weight);
+    const double written = packing_.positions
+                               ? kPutPlaces * static_cast<double>(packing_.rows * packing_.phases * vectors) /
+                                     static_cast<double>(layer_.cols)
+                               : 0;
+    return static_cast<double>(taps_ * round_up(of_class, kBf16Rows)) * weight / filled + written;
   }
 
   void choose_tile() {
@@ -364,6 +372,11 @@ class Scheduler {
     s_.strips = packing_.fused ? strips_ : std::clamp<i64>(room / align_, 1, strips_);
     s_.strips = ceil_div(strips_, ceil_div(strips_, s_.strips));
     s_.chunk = std::clamp<i64>(room / s_.strips / align_ * align_, align_, round_up(layer_.rows, align_));
+    const bool summed = !packing_.positions || s_.reductions.size() > 1;  // in memory
+    if (!summed) {
+      s_.strips = strips_;
+      s_.chunk = round_up(layer_.rows, align_);
+    }
     auto tasks = [&] {
       return s_.tile.count * layer_.groups * ceil_div(layer_.rows, s_.chunk) * ceil_div(strips_, s_.strips);
     };
@@ -374,10 +387,11 @@ class Scheduler {
       s_.groups = std::clamp<i64>(tasks() / enough_, 1, std::min(layer_.groups, kMostGroups));
 
     const i64 line = s_.tile.positions + s_.window.extra;
-    if (packing_.bf16) s_.parts = plain_size(lines_, line);
+    if (packing_.bf16 && !packing_.positions) s_.parts = plain_size(lines_, line);
     s_.panel =
         packing_.bf16 ? panel_size(lines_, line) : round_up(lines_ * packing_.columns * line + 2 * lanes_, lanes_);
-    s_.sums = std::min(s_.chunk, layer_.rows) * s_.strips * step_ * width + kStaging;  // reads may pass the end
+    const i64 chunk = packing_.positions ? s_.chunk : std::min(s_.chunk, layer_.rows);
+    s_.sums = summed ? chunk * s_.strips * step_ * width + kStaging : 0;  // reads may pass the end
     const i64 channels = layer_.groups * layer_.rows;
     s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1,
                               s_.strips * step_ * width, target_);
@@ -402,8 +416,9 @@ class Scheduler {
                            : "each with its own taps in a window of ")
         << window << (window == 1 ? " input; " : " inputs; ");
     if (packing_.bf16)
-      why << "six products of bfloat16 parts by the matrix unit, in tiles of " << kBf16Rows << " rows x " << lanes_
-          << " positions x " << kBf16Terms << " columns; a task computes ";
+      why << "six products of bfloat16 parts by the matrix unit, in tiles of " << kBf16Rows
+          << (packing_.positions ? " positions x " : " rows x ") << lanes_
+          << (packing_.positions ? " rows x " : " positions x ") << kBf16Terms << " columns; a task computes ";
     else
       why << "register tiles of " << packing_.tile_rows << " rows x " << target_.vectors(packing_.tile_rows)
           << " vectors of " << lanes_ << " positions; a task computes ";
@@ -430,8 +445,7 @@ class Scheduler {
   std::vector<Size> offsets_;
   i64 step_ = 1, strips_ = 1, taps_ = 0, most_taps_ = 1, places_ = 1, enough_ = 1, align_ = 1, lines_ = 1;
   i64 parts_ = 1;  // groups, and parts of their channels, that a tile's tasks can be cut to at most
-  bool far_weights_ = false;
-  Cost cost_;  // of the tile
+  Cost cost_;      // of the tile
 };
 
 }  // namespace

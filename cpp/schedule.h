@@ -121,12 +121,13 @@ struct Schedule {
   std::vector<PhaseTaps> phases;
   std::vector<Reduction> reductions;
   Tile tile;
-  i64 positions = 0;        // batch * positions of all axes
-  i64 chunk = 0;            // output channels per task
-  i64 strips = 1;           // phases of the leading axes per task
-  i64 groups = 1;           // per task, if it has all of their channels and strips
-  i64 panel = 0, sums = 0;  // scratch per task, in numbers
-  i64 parts = 0;            // of a panel, if any: where bfloat16 parts begin, behind the inputs of one tile of columns
+  i64 positions = 0;         // batch * positions of all axes
+  i64 chunk = 0;             // output channels per task
+  i64 strips = 1;            // phases of the leading axes per task
+  i64 groups = 1;            // per task, if it has all of their channels and strips
+  i64 panel = 0, sums = 0;   // scratch per task, in numbers
+  i64 parts = 0;             // of a panel, if any: where bfloat16 parts begin, behind the inputs of one tile of columns
+  bool far_weights = false;  // too many for a core's cache
   Writing writing;
   int threads = 1;
   std::optional<ChannelLanes> channel_lanes;
@@ -139,6 +140,9 @@ inline i64 bf16_pitch(i64 places) {
   constexpr i64 line = 16;
   return (ceil_div(places, line) | 1) * line;
 }
+
+// Places of a panel channels last, so that its parts do not begin in the same sets of a cache.
+inline i64 bf16_places(i64 places) { return places | 1; }
 
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
                        const Team& team);

@@ -1,7 +1,9 @@
 // The tasks of a call, and their order.
 #pragma once
 
-#include "geometry.h"
+#include <algorithm>
+
+#include "schedule.h"
 
 namespace upscore {
 
@@ -36,6 +38,42 @@ class Tasks {
 
   i64 tiles_, groups_, parts_;
   bool together_, own_part_;
+};
+
+// What of the output a task of a schedule computes, besides its tile of positions.
+struct Part {
+  i64 group, groups, first_row, rows, first_strip, strips;
+};
+
+class Parts {
+ public:
+  Parts(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule)
+      : layer_(layer),
+        schedule_(schedule),
+        strips_(packing.phases / schedule.axis[2].out_step),
+        bands_(ceil_div(strips_, schedule.strips)),
+        tasks_(layer, call, schedule.tile.count, ceil_div(layer.groups, schedule.groups),
+               ceil_div(layer.rows, schedule.chunk) * bands_) {}
+
+  i64 count() const { return tasks_.count(); }
+  i64 tile(i64 index) const { return tasks_[index].tile; }
+  Part operator[](i64 index) const {
+    const Task task = tasks_[index];
+    Part part;
+    part.first_strip = task.part % bands_ * schedule_.strips;
+    part.strips = std::min(schedule_.strips, strips_ - part.first_strip);
+    part.first_row = task.part / bands_ * schedule_.chunk;
+    part.rows = std::min(schedule_.chunk, layer_.rows - part.first_row);
+    part.group = task.group * schedule_.groups;
+    part.groups = std::min(schedule_.groups, layer_.groups - part.group);
+    return part;
+  }
+
+ private:
+  const Layer& layer_;
+  const Schedule& schedule_;
+  const i64 strips_, bands_;
+  const Tasks tasks_;
 };
 
 }  // namespace upscore

@@ -77,13 +77,19 @@ def test_outputs_and_gradients_are_exact(name):
         assert error(found, expected) <= 3e-7
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "groups"])
-def test_channels_last_gives_the_same_numbers(name):
-    x, w, bias, groups, geometry, size, _ = draw_layer(name)
-    expected = engine.Packed(w, bias, geometry, groups, method=engine.Method.BF16).run(x, geometry, size)
-    last = engine.Packed(w, bias, geometry, groups, method=engine.Method.BF16, last=True)
-    y = np.moveaxis(last.run_last(engine.channels_last(x), geometry, size), -1, 1)
-    assert error(y, expected) <= 2e-7  # phases may be one product there
+@pytest.mark.parametrize("name", LAYERS)
+def test_channels_last_is_as_exact(name):
+    x, w, bias, groups, geometry, size, grad_y = draw_layer(name)
+    exact = exactly(x, w, bias, groups, geometry, grad_y)
+    options = {"method": engine.Method.BF16, "last": True}
+    packed = engine.Packed(w, bias, geometry, groups, **options)
+    assert "positions x 16 rows" in packed.why(len(x), geometry, x.shape[2:], size)
+    y = packed.run_last(engine.channels_last(x), geometry, size)
+    once = len(x), size, x.shape[2:], 2
+    adjoint = engine.Packed(w, None, geometry, groups, adjoint=True, once=once, **options)
+    grad_x = adjoint.run_last(engine.channels_last(grad_y), geometry, x.shape[2:])
+    for found, expected in zip((y, grad_x), exact[:2], strict=True):
+        assert error(np.moveaxis(found, -1, 1), expected) <= 3e-7
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -93,6 +99,10 @@ def test_neither_batch_nor_threads_change_the_bits(name):
     y = packed.run(x, geometry, size, threads=1)
     np.testing.assert_array_equal(packed.run(x, geometry, size, threads=3), y)
     np.testing.assert_array_equal(packed.run(x[-1:], geometry, size, threads=2), y[-1:])
+    last = engine.Packed(w, bias, geometry, groups, method=engine.Method.BF16, last=True)
+    y = last.run_last(engine.channels_last(x), geometry, size, threads=1)
+    np.testing.assert_array_equal(last.run_last(engine.channels_last(x), geometry, size, threads=3), y)
+    np.testing.assert_array_equal(last.run_last(engine.channels_last(x[-1:]), geometry, size, threads=2), y[-1:])
     grads = [
         engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1], threads, engine.Method.BF16)
         for threads in (1, 2, 3)
@@ -113,6 +123,9 @@ def test_small_integers_are_exact(seed):
     expected = engine.Packed(w, None, geometry, 1).run(x, geometry, size)
     packed = engine.Packed(w, None, geometry, 1, method=engine.Method.BF16)
     np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
+    last = engine.Packed(w, None, geometry, 1, method=engine.Method.BF16, last=True)
+    found = last.run_last(engine.channels_last(x), geometry, size)
+    np.testing.assert_array_equal(np.moveaxis(found, -1, 1), expected)
 
 
 def test_numbers_of_any_size_and_none():

@@ -75,13 +75,14 @@ inline void split(Vector<float> a, Vector<float> b, Words (&part)[kBf16Parts]) {
 
 // dst[part][pair][i] of rows 2*pair and 2*pair + 1, `pitch` words from one pair to the next: of 32 rows, of which there
 // are `rows`; the others are zeros.
-inline void cut_panel(const float* src, i64 src_pitch, i64 rows, i64 length, std::uint32_t* dst, i64 pitch) {
+template <bool Rounded>
+inline void split_panel(const float* src, i64 src_pitch, i64 rows, i64 length, std::uint32_t* dst, i64 pitch) {
   constexpr int L = kLanes<float>;
   for (i64 pair = 0; pair < kBf16Terms / 2; ++pair, src += 2 * src_pitch, dst += pitch) {
     const bool low = 2 * pair < rows, high = 2 * pair + 1 < rows;
     for (i64 i = 0; i < length; i += L) {
       Words part[kBf16Parts] = {};
-      if (low) split<false, Pairs>(load(src + i), high ? load(src + src_pitch + i) : Vector<float>{}, part);
+      if (low) split<Rounded, Pairs>(load(src + i), high ? load(src + src_pitch + i) : Vector<float>{}, part);
 #pragma GCC unroll 3
       for (int p = 0; p < kBf16Parts; ++p)
         std::memcpy(dst + p * (kBf16Terms / 2) * pitch + i, &part[p], sizeof part[p]);
@@ -103,6 +104,27 @@ inline void round_weights(const float* src, i64 columns, std::uint16_t* dst, i64
   for (int p = 0; p < kBf16Parts; ++p) {
     zip<float, L>(words[p], turned);
     for (int r = 0; r < L; ++r) std::memcpy(dst + p * apart + r * kBf16Terms, &turned[r], sizeof turned[r]);
+  }
+}
+
+inline Vector<float> load_part(const float* src, i64 count) {
+  const auto lanes = static_cast<__mmask16>((1u << std::clamp<i64>(count, 0, kLanes<float>)) - 1);
+  return reinterpret_cast<Vector<float>>(_mm512_maskz_loadu_ps(lanes, src));
+}
+
+inline void cut_places(const float* src, i64 step, i64 places, i64 columns, std::uint16_t* dst, i64 part_pitch,
+                       i64 block_pitch) {
+  constexpr int L = kLanes<float>;
+  for (; places > 0; --places, src += step, dst += kBf16Terms) {
+    std::uint16_t* to = dst;
+    for (i64 c = 0; c < columns; c += kBf16Terms, to += block_pitch) {
+      const bool whole = c + kBf16Terms <= columns;
+      Words part[kBf16Parts];
+      split<false, Neighbours>(whole ? load(src + c) : load_part(src + c, columns - c),
+                               whole ? load(src + c + L) : load_part(src + c + L, columns - c - L), part);
+#pragma GCC unroll 3
+      for (int p = 0; p < kBf16Parts; ++p) std::memcpy(to + p * part_pitch, &part[p], sizeof part[p]);
+    }
   }
 }
 
@@ -209,9 +231,10 @@ struct Bf16Tiles {
   static void add_products(const Bf16Product& p, const std::uint16_t* weights, const std::uint32_t* x, Ahead& ahead,
                            Else& meanwhile) {
     for (i64 block = 0; block < p.blocks; ++block, x += p.x_block) {
-      const std::uint16_t* w = weights + block * p.w_block;
-      for (i64 tap = 0; tap < p.taps; ++tap, w += p.w_tap) {
-        const std::uint32_t* at = x + p.x_offset[tap];
+      const std::uint16_t* const of_block = weights + block * p.w_block;
+      for (i64 tap = 0; tap < p.taps; ++tap) {
+        const std::uint16_t* const w = of_block + p.w_tap[tap];
+        const std::uint32_t* const at = x + p.x_tap[tap];
         ahead.fetch();
         load_weights(p, w + 2 * p.w_part);
         load_inputs(p, at);
@@ -241,9 +264,10 @@ struct Nothing {
   void operator()() const {}
 };
 
-// Writes the sums of one block, some rows at a time, while those of the next are added up: every S rows alternate in a
-// row of the output. Or, with S = 0, adds them to the sums before.
-template <int S, bool PastCaches>
+// Writes the sums of one block, some rows at a time, while those of the next are added up: to the sums before; as rows
+// of the output, in pairs that alternate, or not; or each row to a place.
+enum class To { kSums, kRows, kPairs, kPlaces };
+template <To Where, bool PastCaches>
 class LateRows {
  public:
   static constexpr int kPitch = 3 * kLanes<float>;
@@ -267,7 +291,7 @@ class LateRows {
   void operator()() { write(at_once_); }
 
  private:
-  static constexpr int L = kLanes<float>, kStep = S == 2 ? 2 : 1;
+  static constexpr int L = kLanes<float>, kStep = Where == To::kPairs ? 2 : 1;
 
   void finish() { write(p_.rows); }
 
@@ -278,13 +302,22 @@ class LateRows {
   }
 
   void write_vector(int v) const {
-    if constexpr (S == 0) {
+    if constexpr (Where == To::kSums) {
       store(sums_before(row_, v), sum(row_, v));
+    } else if constexpr (Where == To::kPlaces) {
+      float* const to = p_.places->row[row_];
+      if (!to) return;
+      const auto [place, count, bias] = p_.places->vector[first_ + v];
+      const Vector<float> a = bias ? sum(row_, v) + load(bias) : sum(row_, v);
+      if (count == L)
+        put<PastCaches, float>(to + place, a);
+      else
+        std::memcpy(to + place, &a, static_cast<std::size_t>(count) * sizeof(float));
     } else {
-      const auto [place, bias] = p_.out->row[row_ / S];
+      const auto [place, bias] = p_.out->row[row_ / kStep];
       float* const to = p_.out->vector[first_ + v] + place;
       const Vector<float> a = sum(row_, v) + bias;
-      if constexpr (S == 1)
+      if constexpr (Where == To::kRows)
         put<PastCaches, float>(to, a);
       else
         put_pairs<PastCaches, float>(to, a, sum(row_ + 1, v) + bias);
@@ -337,15 +370,18 @@ inline void multiply_blocks(const Bf16Product& p, Late&& late) {
 }
 
 inline void bf16_product(const Bf16Product& p) {
-  if (!p.out) return p.accumulate ? multiply_blocks(p, LateRows<0, false>(p)) : multiply_blocks(p, Nothing{});
-  if (p.pairs)
-    p.out->past_caches ? multiply_blocks(p, LateRows<2, true>(p)) : multiply_blocks(p, LateRows<2, false>(p));
-  else
-    p.out->past_caches ? multiply_blocks(p, LateRows<1, true>(p)) : multiply_blocks(p, LateRows<1, false>(p));
+  auto write = [&]<To Where>(bool past_caches) {
+    past_caches ? multiply_blocks(p, LateRows<Where, true>(p)) : multiply_blocks(p, LateRows<Where, false>(p));
+  };
+  if (p.places) return write.template operator()<To::kPlaces>(p.places->past_caches);
+  if (!p.out) return p.accumulate ? write.template operator()<To::kSums>(false) : multiply_blocks(p, Nothing{});
+  if (p.pairs) return write.template operator()<To::kPairs>(p.out->past_caches);
+  write.template operator()<To::kRows>(p.out->past_caches);
 }
 
 inline const Bf16Kernels* bf16_kernels() {
-  static constexpr Bf16Kernels all = {cut_panel, cut_row, round_rows, round_weights, use_tiles, bf16_product};
+  static constexpr Bf16Kernels all = {split_panel<false>, split_panel<true>, cut_places, cut_row,
+                                      round_rows,         round_weights,     use_tiles,  bf16_product};
   return &all;
 }
 

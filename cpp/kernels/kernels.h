@@ -107,14 +107,29 @@ constexpr i64 kBf16Parts = 3;
 constexpr i64 kBf16Terms = 32;                     // that a tile adds
 constexpr i64 kBf16Tile = kBf16Rows * kBf16Terms;  // numbers
 
-// c[r][v] (+)= sum over taps and blocks of 32 terms of w[block][tap][row] * x[block][x_offset[tap] + v*x_vector]. All
-// strides count bfloat16 numbers, and pairs of them where inputs are concerned.
+// Where products whose rows are positions go: each row to its place, or nowhere; of a vector, so many numbers, so far
+// from there, and what is added to them, unless null.
+struct Bf16Channels {
+  i64 place;
+  int count;
+  const float* bias;
+};
+struct Bf16Places {
+  float* const* row;
+  const Bf16Channels* vector;
+  bool past_caches;  // all vectors are whole, and lie on vectors
+};
+
+// c[r][v] (+)= sum over taps and blocks of 32 terms of w[block][w_tap[tap] + row] * x[block][x_tap[tap] + v*x_vector].
+// Channels first, w are the weights and x the inputs; channels last it is the other way round. All strides count
+// bfloat16 numbers, and pairs of them where x is concerned.
 struct Bf16Product {
   const std::uint16_t* w;
-  i64 w_row, w_tile, w_part, w_tap, w_block;  // from one row, tile of rows, part, tap, block to the next
-  const std::uint16_t* w_next;                // fetched meanwhile, as many, unless null
-  const std::uint32_t* x;                     // a row of pairs for each two terms
-  const i64* x_offset;
+  const i64* w_tap;
+  i64 w_row, w_tile, w_part, w_block;  // from one row, tile of rows, part, block to the next
+  const std::uint16_t* w_next;         // fetched meanwhile, as many, unless null
+  const std::uint32_t* x;              // a row of pairs for each two terms
+  const i64* x_tap;
   i64 x_row, x_vector, x_part, x_block;
   i64 taps, blocks;
   int rows;  // at most two tiles'
@@ -127,11 +142,18 @@ struct Bf16Product {
   const i64 *w_offset, *c_offset;
   const OutputRows<float>* out;  // where sums go instead, unless null: as they are, or in pairs
   bool pairs;
+  const Bf16Places* places;  // or there, unless null
 };
 struct Bf16Kernels {
   // dst[part][pair][i] of rows 2*pair and 2*pair + 1 of 32, of which there are `rows`, in whole vectors of i < length;
   // src_pitch numbers, and `pitch` words, from one to the next. The others are zeros.
   void (*cut)(const float* src, i64 src_pitch, i64 rows, i64 length, std::uint32_t* dst, i64 pitch);
+  // The same, rounded.
+  void (*round_pairs)(const float* src, i64 src_pitch, i64 rows, i64 length, std::uint32_t* dst, i64 pitch);
+  // dst[block*block_pitch + part*part_pitch + place*32 + i] of the numbers src[place*step + block*32 + i], of which
+  // there are `columns`; the others of the last block are zeros.
+  void (*cut_places)(const float* src, i64 step, i64 places, i64 columns, std::uint16_t* dst, i64 part_pitch,
+                     i64 block_pitch);
   // dst[part*apart + i] for i < length, in whole pairs of vectors.
   void (*cut_row)(const float* src, i64 length, std::uint16_t* dst, i64 apart);
   // `rows` of 16 rows, src_pitch apart, as inputs of products, rounded: dst[block][part][pair of terms][row], of so

@@ -1,0 +1,307 @@
+#include "bf16_last.h"
+
+#include <algorithm>
+
+#include "panel.h"
+#include "scratch.h"
+#include "tasks.h"
+#include "threads.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kMost = 2 * kBf16Rows;  // positions of a product
+constexpr i64 kTapWords = kBf16Parts * kBf16Tile / 2;
+
+class Execution {
+ public:
+  Execution(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+            const Kernels<float>& kernels, const float* packed, const float* bias, const float* x, float* y)
+      : layer_(layer),
+        call_(call),
+        packing_(packing),
+        schedule_(schedule),
+        kernels_(kernels),
+        packed_(reinterpret_cast<const std::uint32_t*>(packed)),
+        bias_(bias),
+        x_(x),
+        y_(y),
+        padded_(round_up(layer.cols, kBf16Terms)),
+        past_caches_(schedule.writing.stream && layer.rows % kernels.lanes == 0 && lies_on_vector(y, kernels)) {}
+
+  void run() {
+    const Parts parts(layer_, call_, packing_, schedule_);
+    parallel_for(parts.count(), schedule_.threads, [&](i64 index) { compute(parts.tile(index), parts[index]); });
+  }
+
+ private:
+  // Positions of a product: the first's place in the tile, and in a line of the panel; so many, those of the second
+  // tile so much further on.
+  struct Rows {
+    i64 place, from, count, tile;
+  };
+  // Where the first phase's output of a place is, if there is one.
+  struct Place {
+    bool exists = false;
+    i64 batch = 0;
+    Size at{};
+  };
+  // Vectors of weights that have taps in common: of one phase, or of all of them, fused.
+  struct Vectors {
+    i64 first, count;  // in a task
+    const std::uint32_t* weights;
+    i64 pitch, block;  // words from one vector to the next, and from 32 columns
+    const i64* taps;   // places in the panel
+    i64 tap_count;
+    i64 phase, phases;
+  };
+  struct Lists {
+    std::vector<Rows> rows;
+    std::vector<Place> places;
+    std::vector<Bf16Channels> channels, all_channels;  // of one phase, and of all from the first one's places on
+    std::vector<Vectors> vectors;
+    std::vector<i64> taps;
+  };
+
+  void compute(i64 tile, const Part& part) const {
+    thread_local Lists lists;
+    const Segments segments = split_task(schedule_, tile, kernels_.lanes);
+    find_places(segments, lists.places);
+    const Size& in = call_.in;
+    PanelSource<float> source(schedule_.axis, schedule_.window, kernels_, segments.all, in[0] * in[1] * in[2],
+                              schedule_.window.joined ? segments.all[0].length : segments.row,
+                              layer_.groups * layer_.cols);
+    find_rows(segments, source.line(), lists.rows);
+    float* const panel = scratch<float>(static_cast<std::size_t>(schedule_.panel + schedule_.sums));
+    for (Part one = part; one.group < part.group + part.groups; ++one.group) {
+      find_channels(one, lists);
+      for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
+        const Reduction& r = schedule_.reductions[i];
+        auto* const parts = reinterpret_cast<std::uint16_t*>(panel);
+        if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1])) fill(source, one.group, r, parts);
+        find_vectors(source, one, r, lists);
+        multiply(source, r, i > 0, i + 1 == schedule_.reductions.size(), lists, parts, panel + schedule_.panel);
+      }
+    }
+    kernels_.bf16->use(0);
+  }
+
+  void find_places(const Segments& segments, std::vector<Place>& places) const {
+    const AxisPlan* axis = schedule_.axis;
+    places.assign(static_cast<std::size_t>(segments.rows * segments.row), {});
+    for (const Segment& s : segments.all) {
+      Place place{true, s.batch, {}};
+      for (std::size_t a = 0; a < kAxes; ++a) place.at[a] = axis[a].base + s.at[a] * axis[a].out_step;
+      for (i64 i = 0; i < s.length; ++i, place.at[2] += axis[2].out_step)
+        places[static_cast<std::size_t>(s.place + i)] = place;
+    }
+  }
+
+  void find_rows(const Segments& segments, i64 line, std::vector<Rows>& rows) const {
+    rows.clear();
+    auto add = [&](i64 place, i64 from, i64 length) {
+      for (i64 i = 0; i < length; i += kMost)
+        rows.push_back({place + i, from + i, std::min(kMost, length - i), i64{kBf16Rows}});
+    };
+    if (segments.rows == 1) return add(0, 0, segments.all.back().place + segments.all.back().length);
+    const i64 length = segments.all[0].length;
+    // Two rows of a tile each are taken together.
+    const i64 step = segments.row == kBf16Rows ? 2 : 1;
+    for (i64 r = 0; r < segments.rows; r += step)
+      if (step == 2 && r + 1 < segments.rows)
+        rows.push_back({r * segments.row, r * line, kBf16Rows + length, line});
+      else
+        add(r * segments.row, r * line, length);
+  }
+
+  void find_channels(const Part& part, Lists& lists) const {
+    const AxisPlan* axis = schedule_.axis;
+    const i64 first = part.group * layer_.rows + part.first_row;
+    lists.channels.clear();
+    for (i64 row = 0; row < part.rows; row += kBf16Rows)
+      lists.channels.push_back({first + row, static_cast<int>(std::min<i64>(kBf16Rows, part.rows - row)),
+                                bias_ ? bias_ + first + row : nullptr});
+    lists.all_channels.clear();
+    if (!packing_.fused) return;
+    for (i64 phase = 0; phase < packing_.phases; ++phase) {
+      const Size at = place_of(phase);
+      for (Bf16Channels c : lists.channels) {
+        c.place += ((at[0] * axis[1].out + at[1]) * axis[2].out + at[2]) * layer_.groups * layer_.rows;
+        lists.all_channels.push_back(c);
+      }
+    }
+  }
+
+  Size place_of(i64 phase) const {
+    const AxisPlan* axis = schedule_.axis;
+    return {phase / (axis[1].out_step * axis[2].out_step), phase / axis[2].out_step % axis[1].out_step,
+            phase % axis[2].out_step};
+  }
+
+  // panel[block of 32 columns][part][place][column]
+  void fill(PanelSource<float>& source, i64 group, const Reduction& r, std::uint16_t* panel) const {
+    source.find_runs(r);
+    const i64 columns = r.column_last - r.column_first, pixel = layer_.groups * layer_.cols;
+    const i64 part = bf16_places(source.places()) * kBf16Terms, step = schedule_.axis[2].in_step * pixel;
+    auto clear = [&](i64 place, i64 count) {
+      for (i64 i = 0; i < ceil_div(columns, kBf16Terms) * kBf16Parts; ++i)
+        std::fill_n(panel + i * part + place * kBf16Terms, count * kBf16Terms, std::uint16_t{0});
+    };
+    for (const Run& run : source.runs()) {
+      if (run.source < 0) {
+        clear(run.place, run.length);
+        continue;
+      }
+      kernels_.bf16->cut_places(x_ + run.source * pixel + group * layer_.cols + r.column_first, step, run.length,
+                                columns, panel + run.place * kBf16Terms, part, kBf16Parts * part);
+      if (run.zeros > 0) clear(run.place + run.length, run.zeros);
+    }
+  }
+
+  // Weights that do not stay in a core's cache are read once for all positions, few vectors at a time.
+  void find_vectors(const PanelSource<float>& source, const Part& part, const Reduction& r, Lists& lists) const {
+    const i64 of_phase = static_cast<i64>(lists.channels.size()), step = schedule_.axis[2].out_step;
+    const i64 first_phase = packing_.fused ? 0 : part.first_strip * step;
+    const i64 phases = packing_.fused ? 1 : part.strips * step, together = packing_.fused ? packing_.phases : 1;
+    lists.vectors.clear();
+    lists.taps.resize(static_cast<std::size_t>(phases * Limits::offsets));
+    for (i64 i = 0; i < phases; ++i) {
+      const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(first_phase + i)];
+      const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
+      const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
+      const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
+      i64* const taps = lists.taps.data() + i * Limits::offsets;
+      std::transform(begin, end, taps, [&](i64 offset) {
+        const auto at = static_cast<std::size_t>(offset);
+        return ((schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at]) *
+               kBf16Terms;
+      });
+      Vectors v{i * of_phase, 0, nullptr, c.taps * padded_ / kBf16Terms * kTapWords, c.taps * kTapWords, taps,
+                end - begin,  0, 1};
+      const i64 all = packing_.rows / kBf16Rows;  // vectors of a phase
+      const std::uint32_t* const weights =
+          packed_ + (part.group * packing_.per_column + c.weights) * padded_ * kBf16Parts / 2 +
+          part.first_row / kBf16Rows * v.pitch +
+          (r.column_first / kBf16Terms * c.taps + (begin - phase.offset_of.begin())) * kTapWords;
+      const bool whole = of_phase == all && !schedule_.far_weights;  // phases follow each other
+      for (i64 k = 0; k < together; k += v.phases) {
+        v.phase = first_phase + i + k;
+        v.phases = whole ? together : 1;
+        const i64 count = v.phases * of_phase, at_once = schedule_.far_weights ? 2 : count;
+        for (i64 first = 0; first < count; first += at_once) {
+          v.first = (i + k) * of_phase + first;
+          v.count = std::min(at_once, count - first);
+          v.weights = weights + (k * all + first) * v.pitch;
+          lists.vectors.push_back(v);
+        }
+      }
+    }
+  }
+
+  void multiply(const PanelSource<float>& source, const Reduction& r, bool accumulate, bool last, const Lists& lists,
+                const std::uint16_t* panel, float* sums) const {
+    const i64 phases = packing_.fused ? packing_.phases : static_cast<i64>(lists.taps.size()) / Limits::offsets;
+    const i64 pitch = phases * static_cast<i64>(lists.channels.size()) * kBf16Rows, none = 0;
+    i64 x_tap[Limits::offsets];
+    for (i64 tap = 0; tap < Limits::offsets; ++tap) x_tap[tap] = tap * kTapWords;
+    Bf16Product p{};
+    p.w_row = kBf16Terms;
+    p.w_part = bf16_places(source.places()) * kBf16Terms;
+    p.w_block = kBf16Parts * p.w_part;
+    p.x_row = kBf16Rows;
+    p.x_part = kBf16Tile / 2;
+    p.x_tap = x_tap;
+    p.blocks = ceil_div(r.column_last - r.column_first, kBf16Terms);
+    p.c_stride = pitch;
+    p.accumulate = accumulate;
+    p.products = 1;
+    p.w_offset = p.c_offset = &none;
+    auto multiply_one = [&](const Rows& rows, const Vectors& v) {
+      p.w = panel + rows.from * kBf16Terms;
+      p.w_tap = v.taps;
+      p.w_tile = rows.tile * kBf16Terms;
+      if (p.rows != rows.count) {
+        p.rows = static_cast<int>(rows.count);
+        kernels_.bf16->use(p.rows);
+      }
+      p.x = v.weights;
+      p.x_vector = v.pitch;
+      p.x_block = v.block;
+      p.taps = v.tap_count;
+      p.vectors = v.count;
+      p.c = schedule_.sums > 0 ? sums + rows.place * pitch + v.first * kBf16Rows : sums;
+      last ? write(p, rows, v, lists) : kernels_.bf16->product(p);
+    };
+    // The inputs of a product stay in the first-level cache, or its weights.
+    if (schedule_.far_weights) {
+      for (const Vectors& v : lists.vectors)
+        for (const Rows& rows : lists.rows) multiply_one(rows, v);
+    } else {
+      for (const Rows& rows : lists.rows)
+        for (const Vectors& v : lists.vectors) multiply_one(rows, v);
+    }
+  }
+
+  // The products with the last terms, to the output: phases together if all of their places exist.
+  void write(Bf16Product p, const Rows& rows, const Vectors& v, const Lists& lists) const {
+    const i64 of_phase = static_cast<i64>(lists.channels.size()), skipped = v.first % of_phase;
+    float* row[kMost];
+    const Place* const places = lists.places.data() + rows.place;
+    const bool together = v.phases > 1 && [&] {
+      const AxisPlan* axis = schedule_.axis;
+      return std::all_of(places, places + rows.count, [&](const Place& place) {
+        bool inside = true;
+        for (std::size_t a = 0; a < kAxes; ++a)
+          inside = inside && place.at[a] >= 0 && place.at[a] + axis[a].out_step <= axis[a].out;
+        return inside || !place.exists;
+      });
+    }();
+    for (i64 k = 0; k < (together ? 1 : v.phases); ++k) {
+      find_outputs(places, rows.count, v.phase + k, row);
+      const Bf16Places to{row, (together ? lists.all_channels.data() : lists.channels.data()) + skipped, past_caches_};
+      p.places = &to;
+      if (!together && v.phases > 1) p.vectors = of_phase;
+      kernels_.bf16->product(p);
+      p.x += of_phase * p.x_vector;
+      p.c += of_phase * kBf16Rows;
+    }
+  }
+
+  void find_outputs(const Place* places, i64 count, i64 phase, float** row) const {
+    const AxisPlan* axis = schedule_.axis;
+    const Size add = place_of(phase);
+    const i64 pixel = layer_.groups * layer_.rows;
+    for (i64 i = 0; i < count; ++i) {
+      const Place& place = places[i];
+      bool inside = place.exists;
+      i64 index = place.batch;
+      for (std::size_t a = 0; a < kAxes; ++a) {
+        const i64 at = place.at[a] + add[a];
+        inside = inside && at >= 0 && at < axis[a].out;
+        index = index * axis[a].out + at;
+      }
+      row[i] = inside ? y_ + index * pixel : nullptr;
+    }
+  }
+
+  const Layer& layer_;
+  const Call& call_;
+  const Packing& packing_;
+  const Schedule& schedule_;
+  const Kernels<float>& kernels_;
+  const std::uint32_t* packed_;
+  const float *bias_, *x_;
+  float* y_;
+  const i64 padded_;
+  const bool past_caches_;
+};
+
+}  // namespace
+
+void execute_bf16_last(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+                       const Kernels<float>& kernels, const float* packed, const float* bias, const float* x,
+                       float* y) {
+  Execution(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
+}
+
+}  // namespace upscore
