@@ -181,7 +181,8 @@ class Plan {
 
   std::size_t packed_bytes() const {
     std::size_t numbers = way_ ? way_->size() : weights_.size();
-    for (const std::shared_ptr<Buffer<T>>* made : {&lanes_weights_, &minimal_weights_, &fold_weights_, &bf16_weights_})
+    for (const std::shared_ptr<Buffer<T>>* made :
+         {&lanes_weights_, &minimal_weights_, &fold_weights_, &bf16_weights_, &positions_weights_})
       if (const std::shared_ptr<Buffer<T>> one = std::atomic_load(made)) numbers += one->size();
     return numbers * sizeof(T);
   }
@@ -211,7 +212,11 @@ class Plan {
       execute_fold(layer_, call, *packings_.fold, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x,
                    y);
     else if (plan.bf16)
-      execute(layer_, call, *packings_.bf16, *plan.bf16, *kernels_, bf16_weights_of(team.threads)->data(), bias, x, y);
+      execute(layer_, call, *packings_.bf16, *plan.bf16, *kernels_,
+              parts_of_weights(bf16_weights_, *packings_.bf16, team.threads)->data(), bias, x, y);
+    else if (plan.positions)
+      execute(layer_, call, *packings_.positions, *plan.positions, *kernels_,
+              parts_of_weights(positions_weights_, *packings_.positions, team.threads)->data(), bias, x, y);
     else if (plan.minimal)
       (packings_.minimal->last ? execute_minimal_last<T>
                                : execute_minimal<T>)(layer_, call, *packings_.minimal, *plan.minimal, *kernels_,
@@ -252,7 +257,7 @@ class Plan {
     const bool fastest = method_ == Method::kFastest;
     if (!way) way = channelwise_adjoint(layer_, *kernels_, w, last_ && fastest);
     if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
-    if (!way && once && method_ != Method::kBf16) {
+    if (!way && once && method_ != Method::kBf16 && method_ != Method::kPositions) {
       const auto& [batch, in, out, lo, threads] = *once;
       if (!diagonal_) way = unpacked_adjoint(layer_, {batch, in, out, lo}, *kernels_, w);
       if (!way) way = narrow_adjoint(layer_, {batch, in, out, lo}, *kernels_, w, threads);
@@ -277,7 +282,7 @@ class Plan {
     return upscore::lies_as_it_can(layer_, target_, packings_, call, plan);
   }
   bool packed_for(const Call& call, const Schedules& plan) const {
-    return (plan.bf16 || weights_.size() > 0) && upscore::packed_for(packings_, call, plan);
+    return (plan.bf16 || plan.positions || weights_.size() > 0) && upscore::packed_for(packings_, call, plan);
   }
   bool can_do(const Call& call, const Schedules& plan) const {
     return lies_as_it_can(call, plan) && packed_for(call, plan);
@@ -287,19 +292,23 @@ class Plan {
   bool pack_once(const T* w, const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, threads] = once;
     const Call call{batch, in, out, lo, last_, last_ && !writes_one()};
-    const std::shared_ptr<const Schedule> bf16 = schedules_of(call, *once_).bf16;
+    const Schedules plan = schedules_of(call, *once_);
+    const std::shared_ptr<const Schedule>& schedule = plan.bf16 ? plan.bf16 : plan.positions;
     constexpr double kSooner = 0.9;  // than it says, against minimal filtering
-    const double limit =
-        bf16 ? static_cast<double>(layer_.groups) * (kSooner * bf16->cycles + bf16_packing(layer_, packings_))
-             : std::numeric_limits<double>::infinity();
+    double limit = std::numeric_limits<double>::infinity();
+    if (schedule) {
+      const Packing& packing = plan.bf16 ? *packings_.bf16 : *packings_.positions;
+      limit =
+          static_cast<double>(layer_.groups) * (kSooner * schedule->cycles + bf16_packing(layer_, packings_, packing));
+    }
     way_ = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_, limit);
     if (way_) return true;
-    if (bf16) {
-      bf16_weights_ = std::make_shared<Buffer<T>>();
-      bf16_weights_->allocate(static_cast<std::size_t>(bf16_size()));
-      make_bf16(w, bf16_weights_->data(), thread_count());
+    if (schedule) {
+      (plan.bf16 ? bf16_weights_ : positions_weights_) =
+          parts_of(w, plan.bf16 ? *packings_.bf16 : *packings_.positions, thread_count());
       return true;
     }
+    packings_.positions.reset();
     packings_.bf16.reset();
     if (!packings_.direct.vectors) pack_for(once);
     return false;
@@ -342,15 +351,22 @@ class Plan {
     return made(minimal_weights_, layer_.groups * layer_.rows * layer_.cols * p.taps * p.before.back(),
                 [&](const T* w, T* to) { pack_minimal(layer_, p, target_, threads, w, to); });
   }
-  i64 bf16_size() const {
-    return ceil_div(bf16_weights(layer_, *packings_.bf16), i64{sizeof(T) / sizeof(std::uint16_t)});
+  // In bfloat16 parts, for either way by the matrix unit.
+  std::shared_ptr<Buffer<T>> parts_of(const T* w, const Packing& packing, int threads) const {
+    auto parts = std::make_shared<Buffer<T>>();
+    parts->allocate(static_cast<std::size_t>(bf16_size(packing)));
+    make_parts(packing, w, parts->data(), threads);
+    return parts;
   }
-  void make_bf16(const T* w, T* to, int threads) const {
-    pack_bf16(layer_, *packings_.bf16, *kernels_, threads, w, reinterpret_cast<std::uint16_t*>(to));
+  std::shared_ptr<Buffer<T>> parts_of_weights(std::shared_ptr<Buffer<T>>& kept, const Packing& packing, int threads) {
+    if (once_) return kept;
+    return made(kept, bf16_size(packing), [&](const T* w, T* to) { make_parts(packing, w, to, threads); });
   }
-  std::shared_ptr<Buffer<T>> bf16_weights_of(int threads) {
-    if (once_) return bf16_weights_;
-    return made(bf16_weights_, bf16_size(), [&](const T* w, T* to) { make_bf16(w, to, threads); });
+  i64 bf16_size(const Packing& packing) const {
+    return ceil_div(bf16_weights(layer_, packing), i64{sizeof(T) / sizeof(std::uint16_t)});
+  }
+  void make_parts(const Packing& packing, const T* w, T* to, int threads) const {
+    pack_bf16(layer_, packing, *kernels_, threads, w, reinterpret_cast<std::uint16_t*>(to));
   }
   std::shared_ptr<Buffer<T>> fold_weights(int threads) {
     const FoldPacking& p = *packings_.fold;
@@ -371,7 +387,7 @@ class Plan {
   std::shared_ptr<Buffer<T>> lanes_weights_;
   std::shared_ptr<Buffer<T>> minimal_weights_;
   std::shared_ptr<Buffer<T>> fold_weights_;
-  std::shared_ptr<Buffer<T>> bf16_weights_;
+  std::shared_ptr<Buffer<T>> bf16_weights_, positions_weights_;
   std::vector<T> bias_;
   std::optional<Team> once_;    // of the only call that there will be
   std::optional<In<T>> plain_;  // then a way may read the weights as they lie
@@ -441,7 +457,8 @@ NB_MODULE(_engine, m) {
       .value("FASTEST", Method::kFastest)
       .value("FILTERED", Method::kFiltered)
       .value("FOLDED", Method::kFolded)
-      .value("BF16", Method::kBf16);
+      .value("BF16", Method::kBf16)
+      .value("POSITIONS", Method::kPositions);
   bind<float>(m, "PlanF32", "empty_f32");
   bind<double>(m, "PlanF64", "empty_f64");
   m.def("available_isas", &available_isas);

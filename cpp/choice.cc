@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::size_t kSchedules = 192;
 // Times as long as it says takes minimal filtering, where direct products and the matrix unit take what they say.
-constexpr double kFilteredLonger = 1.25, kFilteredLongerLast = 1.6;
+constexpr double kFilteredLonger = 1.35, kFilteredLongerLast = 1.6;
 
 bool writes_last(const Layer& layer, const Packing& packing) {
   return packing.by_phase || (!packing.fused && writes_together(layer));
@@ -22,17 +22,12 @@ bool packed_for_direct(const Packings& packings, const Call& call) {
                          : call.writes_last || !packing.by_phase;
 }
 
-bool packed_for_bf16(const Packings& packings, const Call& call) {
-  return call.reads_last == packings.last && call.writes_last == packings.last;
-}
-
 // The way that is not direct, if it takes less time for an image.
 Schedules fastest(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
                   const Team& team) {
   Schedules plan;
   const bool filter = packings.minimal && (call.writes_last || !call.reads_last || !packings.minimal->last);
-  const bool bf16 = packings.bf16 && packed_for_bf16(packings, call);
-  if (!filter && !packings.fold && !bf16) return plan;
+  if (!filter && !packings.fold && !packings.bf16 && !packings.positions) return plan;
   const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const bool last = call.reads_last;
   double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
@@ -40,22 +35,25 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
     far = far_vectors(layer, image, target.lanes, target.number_bytes);
     limit = direct_cycles(layer, image, target) + far * (last ? Cycles::far_last : Cycles::far);
   }
-  if (bf16) {
+  auto consider = [&](const Packing& packing, std::shared_ptr<const Schedule>& schedule) {
     const double images = layer.transposed ? 1 : static_cast<double>(call.batch);
-    const double cycles = plan_schedule(layer, image, *packings.bf16, target, {}).cycles +
-                          bf16_packing(layer, packings) / images + far * (last ? Cycles::far_last : Cycles::far);
-    if (cycles < limit) {
-      limit = cycles;
-      plan.bf16 = std::make_shared<const Schedule>(plan_schedule(layer, call, *packings.bf16, target, team));
-    }
-  }
+    const double cycles = plan_schedule(layer, image, packing, target, {}).cycles +
+                          bf16_packing(layer, packings, packing) / images +
+                          far * (last ? Cycles::far_last : Cycles::far);
+    if (cycles >= limit) return;
+    limit = cycles;
+    plan = {};
+    schedule = std::make_shared<const Schedule>(plan_schedule(layer, call, packing, target, team));
+  };
+  if (packings.bf16 && !call.reads_last && !call.writes_last) consider(*packings.bf16, plan.bf16);
+  if (packings.positions) consider(*packings.positions, plan.positions);
   const double wait = far * (last ? Cycles::far_filtered_last : Cycles::far_filtered);
-  const double longer = !plan.bf16 ? 1 : last ? kFilteredLongerLast : kFilteredLonger;
+  const double longer = !plan.bf16 && !plan.positions ? 1 : last ? kFilteredLongerLast : kFilteredLonger;
   if (filter)
     if (auto minimal = plan_minimal(layer, call, *packings.minimal, target, team, (limit - wait) / longer)) {
       limit = minimal->cycles + wait;
+      plan = {};
       plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
-      plan.bf16 = nullptr;
     }
   if (packings.fold &&
       (packings.method == Method::kFolded || worth_folding(layer, call, *packings.fold, target, limit)))
@@ -71,7 +69,7 @@ struct Question {
   Layer layer;
   Target target;
   Method method;
-  bool last, once, vectors, lanes, bf16;
+  bool last, once, vectors, lanes, bf16, positions;
   Call call;
   Team team;
   bool operator==(const Question&) const = default;
@@ -89,10 +87,13 @@ Memory& memory() {
 }  // namespace
 
 Packings plan_packings(const Layer& layer, const Target& target, Method method, bool last, bool once) {
-  Packings packings{method, last, once, plan_packing(layer, target, last ? Order::kLast : Order::kAny), {}, {}, {}, {}};
+  Packings packings{method, last, once, plan_packing(layer, target, last ? Order::kLast : Order::kAny), {}, {},
+                    {},     {},   {}};
   const bool fastest = method == Method::kFastest;
   if (!packings.direct.vectors && !last && !once) packings.lanes = plan_packing(layer, target, Order::kVectors);
-  if (fastest || method == Method::kBf16) packings.bf16 = plan_bf16_packing(layer, target, last);
+  if (!last && (fastest || method == Method::kBf16)) packings.bf16 = plan_bf16_packing(layer, target, false);
+  if (fastest || method == Method::kPositions || (last && method == Method::kBf16))
+    packings.positions = plan_bf16_packing(layer, target, true);
   if (once && fastest) return packings;  // for a single call weights are not transformed
   if (fastest || method == Method::kFiltered) packings.minimal = plan_minimal_packing(layer, target, last);
   if (fastest || method == Method::kFolded) packings.fold = plan_fold_packing(layer, target);
@@ -111,6 +112,7 @@ Schedules plan_call(const Layer& layer, const Target& target, const Packings& pa
                           packings.direct.vectors,
                           packings.lanes.has_value(),
                           packings.bf16.has_value(),
+                          packings.positions.has_value(),
                           call,
                           team};
   auto& [mutex, all] = memory();
@@ -124,7 +126,7 @@ Schedules plan_call(const Layer& layer, const Target& target, const Packings& pa
         }
   }
   Schedules plan = fastest(layer, target, packings, call, team);
-  if (!plan.minimal && !plan.fold && !plan.bf16)
+  if (!plan.minimal && !plan.fold && !plan.bf16 && !plan.positions)
     plan.direct =
         std::make_shared<const Schedule>(plan_direct(layer, call, packings.direct, packings.lanes, target, team));
   std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
@@ -137,11 +139,12 @@ Schedules plan_call(const Layer& layer, const Target& target, const Packings& pa
 
 bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
                     const Schedules& plan) {
-  const bool reads = !plan.minimal || packings.minimal->last || plan.minimal->line > 0;
+  const bool reads = plan.bf16 ? false : !plan.minimal || packings.minimal->last || plan.minimal->line > 0;
   auto writes = [&] {
     if (plan.fold) return writes_last(layer, *packings.fold, *plan.fold, target);
     if (plan.minimal) return writes_last(layer, *packings.minimal, target);
-    if (plan.bf16) return packings.last;
+    if (plan.bf16) return false;
+    if (plan.positions) return true;
     return plan.direct->channel_lanes || writes_last(layer, packings.direct);
   };
   return (!call.reads_last || reads) && (!call.writes_last || writes());
@@ -149,14 +152,14 @@ bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& pa
 
 bool packed_for(const Packings& packings, const Call& call, const Schedules& plan) {
   if (plan.fold) return true;
-  if (plan.bf16) return packed_for_bf16(packings, call);
+  if (plan.bf16 || plan.positions) return true;
   if (plan.minimal) return !packings.minimal->last || call.reads_last;
   return packed_for_direct(packings, call) && (!packings.direct.vectors || plan.direct->channel_lanes);
 }
 
-double bf16_packing(const Layer& layer, const Packings& packings) {
+double bf16_packing(const Layer& layer, const Packings& packings, const Packing& packing) {
   constexpr double kPacked = 2;
-  return packings.once ? kPacked * static_cast<double>(packings.bf16->per_column * layer.cols) : 0;
+  return packings.once ? kPacked * static_cast<double>(packing.per_column * layer.cols) : 0;
 }
 
 }  // namespace upscore

@@ -17,8 +17,9 @@ struct Packings {
   bool last = false;  // for calls channels last
   bool once = false;  // for a single call
   Packing direct;
-  std::optional<Packing> lanes;  // for calls whose lanes run along channels, if packed for any number of calls
-  std::optional<Packing> bf16;
+  std::optional<Packing> lanes;      // for calls whose lanes run along channels, if packed for any number of calls
+  std::optional<Packing> bf16;       // for calls channels first
+  std::optional<Packing> positions;  // in bfloat16 parts, too
   std::optional<MinimalPacking> minimal;
   std::optional<FoldPacking> fold;
 };
@@ -26,11 +27,15 @@ Packings plan_packings(const Layer& layer, const Target& target, Method method, 
 
 // One of them.
 struct Schedules {
-  std::shared_ptr<const Schedule> direct, bf16;
+  std::shared_ptr<const Schedule> direct, bf16, positions;
   std::shared_ptr<const MinimalSchedule> minimal;
   std::shared_ptr<const FoldSchedule> fold;
 
-  const std::string& why() const { return fold ? fold->why : minimal ? minimal->why : bf16 ? bf16->why : direct->why; }
+  const std::string& why() const {
+    if (fold) return fold->why;
+    if (minimal) return minimal->why;
+    return bf16 ? bf16->why : positions ? positions->why : direct->why;
+  }
 };
 
 // The fastest; as found for a call like this one before, if there was one. Which way it is depends on an image's sizes,
@@ -44,6 +49,6 @@ bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& pa
 bool packed_for(const Packings& packings, const Call& call, const Schedules& plan);
 
 // Cycles to pack a group's weights in bfloat16 parts, if that is for a single call; more than in other ways.
-double bf16_packing(const Layer& layer, const Packings& packings);
+double bf16_packing(const Layer& layer, const Packings& packings, const Packing& packing);
 
 }  // namespace upscore

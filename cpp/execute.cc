@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <optional>
 
-#include "bf16_last.h"
 #include "channel_lanes.h"
 #include "panel.h"
+#include "positions.h"
 #include "scratch.h"
 #include "tasks.h"
 #include "threads.h"
@@ -417,7 +417,7 @@ void execute(const Layer& layer, const Call& call, const Packing& packing, const
              const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
   if (schedule.channel_lanes) return execute_channel_lanes(layer, call, packing, schedule, kernels, packed, bias, x, y);
   if constexpr (std::is_same_v<T, float>)
-    if (packing.positions) return execute_bf16_last(layer, call, packing, schedule, kernels, packed, bias, x, y);
+    if (packing.positions) return execute_positions(layer, call, packing, schedule, kernels, packed, bias, x, y);
   Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
 }
 

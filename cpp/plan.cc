@@ -110,20 +110,20 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   return packing;
 }
 
-std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& target, bool last) {
+std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& target, bool positions) {
   Packing packing;
   packing.phases = phases_of(layer);
   const i64 vector_bytes = target.lanes * target.number_bytes;
   if (!target.bf16 || layer.cols < kFewColumns || packing.phases * kBf16Rows * vector_bytes > Limits::sum_bytes)
     return std::nullopt;
   packing.bf16 = true;
-  packing.positions = last;
+  packing.positions = positions;
   packing.fused = worth_fusing(layer, packing.phases, [&](i64 rows) {
-    return last ? 1 : static_cast<double>(rows) / static_cast<double>(round_up(rows, kBf16Rows));
+    return positions ? 1 : static_cast<double>(rows) / static_cast<double>(round_up(rows, kBf16Rows));
   });
   packing.tile_rows = kBf16Rows;
-  packing.rows =
-      round_up(layer.rows, packing.fused && !last ? kBf16Rows / std::gcd(i64{kBf16Rows}, packing.phases) : kBf16Rows);
+  packing.rows = round_up(
+      layer.rows, packing.fused && !positions ? kBf16Rows / std::gcd(i64{kBf16Rows}, packing.phases) : kBf16Rows);
   find_classes(layer, packing);
   packing.columns = std::min(round_up(packing.columns, kBf16Terms), layer.cols);
   return packing;

@@ -9,8 +9,8 @@
 namespace upscore {
 
 // How to compute where there are several ways: as the taps are, the fastest, by minimal filtering, folded, or as the
-// taps are in bfloat16 parts.
-enum class Method { kDirect, kFastest, kFiltered, kFolded, kBf16 };
+// taps are in bfloat16 parts; these in tiles as they lie, or in tiles whose rows are positions.
+enum class Method { kDirect, kFastest, kFiltered, kFolded, kBf16, kPositions };
 
 // The sizes that work is cut to. Sums and panel share a core's second-level cache and keep its scratch small.
 struct Limits {
@@ -59,7 +59,7 @@ struct Packing {
   bool fused = false;
   bool vectors = false;    // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
   bool bf16 = false;       // in three bfloat16 parts, tiles of 16 rows by 32 columns
-  bool positions = false;  // the same for calls channels last: rows of tiles are positions, and vectors rows of a phase
+  bool positions = false;  // the same, where rows of tiles are positions: vectors of the rows of a phase
   bool by_phase = false;   // fused rows are ordered by phase, not by channel, for writing channels last
   int tile_rows = 1;
   i64 rows = 0;     // of a group: the layer's, with zeros behind them up to a whole vector, if tiles are vectors
@@ -77,7 +77,8 @@ enum class Order { kAny, kLast, kVectors };
 inline Order order_of(const Call& call) { return call.reads_last ? Order::kLast : Order::kAny; }
 Packing plan_packing(const Layer& layer, const Target& target, Order order);
 
-// In bfloat16 parts: if there is a matrix unit, and rows and columns fill its tiles.
-std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& target, bool last);
+// In bfloat16 parts, rows of tiles being positions or not: if there is a matrix unit, and rows and columns fill its
+// tiles.
+std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& target, bool positions);
 
 }  // namespace upscore

@@ -34,8 +34,9 @@ constexpr double kBf16Shifted = 0.34;  // where taps read at shifts, within cach
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
 constexpr i64 kBf16Bytes = 6;
-constexpr double kCut = 4;                         // a vector of inputs into bfloat16 parts
-constexpr double kCutPlaces = 5, kPutPlaces = 10;  // channels last: a vector of inputs, of outputs, where it lies
+constexpr double kCut = 4;                              // a vector of inputs into bfloat16 parts
+constexpr double kCutPlaces = 5, kPutPlaces = 12;       // where rows are positions: a vector of inputs, of outputs
+constexpr double kTurnedInput = 4, kTurnedOutput = 12;  // channels first
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
@@ -235,14 +236,13 @@ class Scheduler {
     return lines * packing_.columns * width * target_.number_bytes <= Limits::panel_bytes;
   }
   // Of a panel with its bfloat16 parts, in numbers.
-  i64 panel_size(i64 lines, i64 width) const {
-    if (packing_.positions) return bf16_places(lines * width) * round_up(packing_.columns, kBf16Terms) * kBf16Parts / 2;
-    return plain_size(lines, width) + parts_size(lines, width);
-  }
+  i64 panel_size(i64 lines, i64 width) const { return plain_size(lines, width) + parts_size(lines, width); }
   i64 plain_size(i64 lines, i64 width) const {
+    if (packing_.positions && call_.reads_last) return 0;
     return round_up(lines * std::min(packing_.columns, kBf16Terms) * width + 2 * lanes_, lanes_);
   }
   i64 parts_size(i64 lines, i64 width) const {
+    if (packing_.positions) return bf16_places(lines * width) * round_up(packing_.columns, kBf16Terms) * kBf16Parts / 2;
     return bf16_pitch(lines * width) * round_up(packing_.columns, kBf16Terms) / 2 * kBf16Parts + 2 * lanes_;
   }
 
@@ -256,7 +256,9 @@ class Scheduler {
             bool shifted) const {
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
-    const double copy = packing_.positions ? kCutPlaces : Cycles::copy + strided + (packing_.bf16 ? kCut : 0);
+    const bool in_place = packing_.positions && call_.reads_last;
+    const double cut = packing_.positions ? kCutPlaces + kTurnedInput : packing_.bf16 ? kCut : 0;
+    const double copy = in_place ? kCutPlaces : Cycles::copy + strided + cut;
     const double copies = copy * copied_vectors + Cycles::begin * copied_rows;
     const double pieces = Cycles::piece * rows * static_cast<double>(layer_.rows * packing_.phases);
     return {(products(vectors, shifted) + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
@@ -270,8 +272,8 @@ class Scheduler {
              (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
     const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
     const double each = shifted && !packing_.positions ? kBf16Shifted : kBf16Product;
-    const double weight =
-        each * static_cast<double>(round_up(vectors, 2)) + (s_.far_weights ? kFarBf16Weight : kBf16Weight);
+    const double weight = each * static_cast<double>(packing_.positions ? vectors : round_up(vectors, 2)) +
+                          (s_.far_weights ? kFarBf16Weight : kBf16Weight);
     const double written = packing_.positions
                                ? kPutPlaces * static_cast<double>(packing_.rows * packing_.phases * vectors) /
                                      static_cast<double>(layer_.cols)
@@ -372,7 +374,7 @@ class Scheduler {
     s_.strips = packing_.fused ? strips_ : std::clamp<i64>(room / align_, 1, strips_);
     s_.strips = ceil_div(strips_, ceil_div(strips_, s_.strips));
     s_.chunk = std::clamp<i64>(room / s_.strips / align_ * align_, align_, round_up(layer_.rows, align_));
-    const bool summed = !packing_.positions || s_.reductions.size() > 1;  // in memory
+    const bool summed = !packing_.positions || !call_.writes_last || s_.reductions.size() > 1;  // in memory
     if (!summed) {
       s_.strips = strips_;
       s_.chunk = round_up(layer_.rows, align_);
@@ -387,10 +389,10 @@ class Scheduler {
       s_.groups = std::clamp<i64>(tasks() / enough_, 1, std::min(layer_.groups, kMostGroups));
 
     const i64 line = s_.tile.positions + s_.window.extra;
-    if (packing_.bf16 && !packing_.positions) s_.parts = plain_size(lines_, line);
+    if (packing_.bf16) s_.parts = plain_size(lines_, line);
     s_.panel =
         packing_.bf16 ? panel_size(lines_, line) : round_up(lines_ * packing_.columns * line + 2 * lanes_, lanes_);
-    const i64 chunk = packing_.positions ? s_.chunk : std::min(s_.chunk, layer_.rows);
+    const i64 chunk = packing_.positions ? sums_pitch(s_.chunk) : std::min(s_.chunk, layer_.rows);
     s_.sums = summed ? chunk * s_.strips * step_ * width + kStaging : 0;  // reads may pass the end
     const i64 channels = layer_.groups * layer_.rows;
     s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1,

@@ -141,8 +141,10 @@ inline i64 bf16_pitch(i64 places) {
   return (ceil_div(places, line) | 1) * line;
 }
 
-// Places of a panel channels last, so that its parts do not begin in the same sets of a cache.
-inline i64 bf16_places(i64 places) { return places | 1; }
+// Of tiles whose rows are positions: places of a panel, whole vectors of them, whose parts do not begin in the same
+// sets of a cache; and numbers from a position's sums to the next.
+inline i64 bf16_places(i64 places) { return round_up(places, 16) | 1; }
+inline i64 sums_pitch(i64 rows) { return bf16_pitch(rows); }
 
 Schedule plan_schedule(const Layer& layer, const Call& call, const Packing& packing, const Target& target,
                        const Team& team);

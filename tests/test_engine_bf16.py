@@ -61,18 +61,18 @@ def error(found, exact):
     return np.linalg.norm(found - exact) / np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("method", [engine.Method.BF16, engine.Method.POSITIONS])
 @pytest.mark.parametrize("name", LAYERS)
-def test_outputs_and_gradients_are_exact(name):
+def test_outputs_and_gradients_are_exact(name, method):
     x, w, bias, groups, geometry, size, grad_y = draw_layer(name)
     exact = exactly(x, w, bias, groups, geometry, grad_y)
-    method = engine.Method.BF16
     packed = engine.Packed(w, bias, geometry, groups, method=method)
     assert "bfloat16" in packed.why(len(x), geometry, x.shape[2:], size)
     y = packed.run(x, geometry, size)
     once = len(x), size, x.shape[2:], 2
     adjoint = engine.Packed(w, None, geometry, groups, adjoint=True, method=method, once=once)
     grad_x = adjoint.run(grad_y, geometry, x.shape[2:])
-    grad_w = engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1], method=method)
+    grad_w = engine.weight_gradient(x, grad_y, geometry, groups, w.shape[1], method=engine.Method.BF16)
     for found, expected in zip((y, grad_x, grad_w), exact, strict=True):
         assert error(found, expected) <= 3e-7
 
@@ -92,10 +92,11 @@ def test_channels_last_is_as_exact(name):
         assert error(np.moveaxis(found, -1, 1), expected) <= 3e-7
 
 
+@pytest.mark.parametrize("method", [engine.Method.BF16, engine.Method.POSITIONS])
 @pytest.mark.parametrize("name", LAYERS)
-def test_neither_batch_nor_threads_change_the_bits(name):
+def test_neither_batch_nor_threads_change_the_bits(name, method):
     x, w, bias, groups, geometry, size, grad_y = draw_layer(name)
-    packed = engine.Packed(w, bias, geometry, groups, method=engine.Method.BF16)
+    packed = engine.Packed(w, bias, geometry, groups, method=method)
     y = packed.run(x, geometry, size, threads=1)
     np.testing.assert_array_equal(packed.run(x, geometry, size, threads=3), y)
     np.testing.assert_array_equal(packed.run(x[-1:], geometry, size, threads=2), y[-1:])
@@ -121,8 +122,9 @@ def test_small_integers_are_exact(seed):
     w = rng.integers(-9, 10, (inputs, channels, *geometry.kernel)).astype(np.float32)
     size = geometry.output_size(n)
     expected = engine.Packed(w, None, geometry, 1).run(x, geometry, size)
-    packed = engine.Packed(w, None, geometry, 1, method=engine.Method.BF16)
-    np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
+    for method in engine.Method.BF16, engine.Method.POSITIONS:
+        packed = engine.Packed(w, None, geometry, 1, method=method)
+        np.testing.assert_array_equal(packed.run(x, geometry, size), expected)
     last = engine.Packed(w, None, geometry, 1, method=engine.Method.BF16, last=True)
     found = last.run_last(engine.channels_last(x), geometry, size)
     np.testing.assert_array_equal(np.moveaxis(found, -1, 1), expected)

@@ -23,9 +23,14 @@ FILTERED = {
 }
 
 
-def filtered_layer(name, draw):
-    if cpu.active() == "amx":  # whose products of bfloat16 parts are faster still, for some of them
+def without_matrix_unit():
+    """Its products of bfloat16 parts are faster still, for some layers."""
+    if cpu.active() == "amx":
         cpu.force("avx512")
+
+
+def filtered_layer(name, draw):
+    without_matrix_unit()
     channels, out, n, geometry = FILTERED[name]
     x, w, bias = draw((3, channels, *n)), draw((channels, out, *geometry.kernel)), draw((out,))
     packed = engine.Packed(w, bias, geometry, 1, method=engine.Method.FASTEST)
@@ -77,6 +82,7 @@ def test_minimal_filtering_spreads_nan_less_than_three_strides(name):
 
 
 def test_minimal_filtering_not_for_tiny_maps():
+    without_matrix_unit()
     geometry = Geometry((4, 4), 2, crop=1)
     w = np.ones((64, 64, 4, 4), np.float32)
     packed = engine.Packed(w, None, geometry, 1, method=engine.Method.FASTEST)

@@ -128,6 +128,43 @@ inline void cut_places(const float* src, i64 step, i64 places, i64 columns, std:
   }
 }
 
+inline void cut_turned(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 part_pitch) {
+  constexpr int L = kLanes<float>;
+  for (i64 i = 0; i < places; i += L, dst += L * kBf16Terms) {
+    Vector<float> in[L], low[L], high[L];
+    for (int r = 0; r < L; ++r) in[r] = r < rows ? load(src + r * src_pitch + i) : Vector<float>{};
+    zip<float, L>(in, low);
+    for (int r = 0; r < L; ++r) in[r] = r + L < rows ? load(src + (r + L) * src_pitch + i) : Vector<float>{};
+    zip<float, L>(in, high);
+    for (int place = 0; place < L; ++place) {
+      Words part[kBf16Parts];
+      split<false, Neighbours>(low[place], high[place], part);
+      for (int p = 0; p < kBf16Parts; ++p)
+        std::memcpy(dst + p * part_pitch + place * kBf16Terms, &part[p], sizeof part[p]);
+    }
+  }
+}
+
+inline void put_turned(const float* src, i64 src_pitch, i64 length, i64 rows, const float* bias, float* dst,
+                       i64 dst_pitch, bool past_caches) {
+  constexpr int L = kLanes<float>;
+  for (i64 i = 0; i < length; i += L) {
+    Vector<float> in[L], out[L];
+    for (i64 j = 0; j < L; ++j) in[j] = i + j < length ? load(src + (i + j) * src_pitch) : Vector<float>{};
+    zip<float, L>(in, out);
+    for (i64 r = 0; r < rows; ++r) {
+      const Vector<float> v = bias ? out[r] + bias[r] : out[r];
+      float* const to = dst + r * dst_pitch + i;
+      if (i + L > length)
+        _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << (length - i)) - 1), reinterpret_cast<__m512>(v));
+      else if (past_caches)
+        store_past_caches(to, v);
+      else
+        store(to, v);
+    }
+  }
+}
+
 // dst[part*apart + i] for i < length, in whole pairs of vectors.
 inline void cut_row(const float* src, i64 length, std::uint16_t* dst, i64 apart) {
   for (i64 i = 0; i < length; i += kBf16Terms) {
@@ -380,8 +417,9 @@ inline void bf16_product(const Bf16Product& p) {
 }
 
 inline const Bf16Kernels* bf16_kernels() {
-  static constexpr Bf16Kernels all = {split_panel<false>, split_panel<true>, cut_places, cut_row,
-                                      round_rows,         round_weights,     use_tiles,  bf16_product};
+  static constexpr Bf16Kernels all = {split_panel<false>, split_panel<true>, cut_places, cut_turned,
+                                      put_turned,         cut_row,           round_rows, round_weights,
+                                      use_tiles,          bf16_product};
   return &all;
 }
 

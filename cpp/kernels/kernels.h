@@ -154,6 +154,12 @@ struct Bf16Kernels {
   // there are `columns`; the others of the last block are zeros.
   void (*cut_places)(const float* src, i64 step, i64 places, i64 columns, std::uint16_t* dst, i64 part_pitch,
                      i64 block_pitch);
+  // The same of src[i*src_pitch + place], of at most 32 rows, in whole vectors of places.
+  void (*cut_turned)(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 part_pitch);
+  // dst[row*dst_pitch + i] = src[i*src_pitch + row] + bias[row] unless null, for i < length, of at most 16 rows. Past
+  // the caches, all of these lie on vectors.
+  void (*put_turned)(const float* src, i64 src_pitch, i64 length, i64 rows, const float* bias, float* dst,
+                     i64 dst_pitch, bool past_caches);
   // dst[part*apart + i] for i < length, in whole pairs of vectors.
   void (*cut_row)(const float* src, i64 length, std::uint16_t* dst, i64 apart);
   // `rows` of 16 rows, src_pitch apart, as inputs of products, rounded: dst[block][part][pair of terms][row], of so

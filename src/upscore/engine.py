@@ -105,9 +105,10 @@ class Packed:
         groups: number of groups.
         adjoint: run the ordinary convolution instead of the transposed one.
         method: as the taps are; by minimal filtering (Winograd's), folding (col2im) or a matrix unit's products of
-            bfloat16 parts (``BF16``), where layer and machine allow; or whatever is fastest. These ways make weights
-            of their own at the first call, which pays where they are run often: those of minimal filtering take up to
-            4 times the memory (8 times with three axes), those in bfloat16 parts 1.5 times. So do small maps.
+            bfloat16 parts (``BF16``; ``POSITIONS``, in tiles whose rows are positions), where layer and machine allow;
+            or whatever is fastest. These ways make weights of their own at the first call, which pays where they are
+            run often: those of minimal filtering take up to 4 times the memory (8 times with three axes), those in
+            bfloat16 parts 1.5 times. So do small maps.
         last: pack for :meth:`run_last`, which is slower otherwise, as :meth:`run` is then.
         once: batch, input's and output's size and threads of the only call that there will be, with this crop. It may
             read ``w`` where it lies, which must not change until then.

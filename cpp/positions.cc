@@ -1,4 +1,4 @@
-#include "bf16_last.h"
+#include "positions.h"
 
 #include <algorithm>
 
@@ -27,7 +27,10 @@ class Execution {
         x_(x),
         y_(y),
         padded_(round_up(layer.cols, kBf16Terms)),
-        past_caches_(schedule.writing.stream && layer.rows % kernels.lanes == 0 && lies_on_vector(y, kernels)) {}
+        step_(schedule.axis[2].out_step),
+        pitch_(sums_pitch(schedule.chunk)),
+        past_caches_(schedule.writing.stream && lies_on_vector(y, kernels) &&
+                     (call.writes_last ? layer.rows : call.out[2]) % kernels.lanes == 0) {}
 
   void run() {
     const Parts parts(layer_, call_, packing_, schedule_);
@@ -48,12 +51,13 @@ class Execution {
   };
   // Vectors of weights that have taps in common: of one phase, or of all of them, fused.
   struct Vectors {
-    i64 first, count;  // in a task
+    i64 first, count;  // of the first phase
     const std::uint32_t* weights;
     i64 pitch, block;  // words from one vector to the next, and from 32 columns
     const i64* taps;   // places in the panel
     i64 tap_count;
     i64 phase, phases;
+    i64 sums;  // of the first place, if they are kept
   };
   struct Lists {
     std::vector<Rows> rows;
@@ -67,21 +71,25 @@ class Execution {
     thread_local Lists lists;
     const Segments segments = split_task(schedule_, tile, kernels_.lanes);
     find_places(segments, lists.places);
-    const Size& in = call_.in;
-    PanelSource<float> source(schedule_.axis, schedule_.window, kernels_, segments.all, in[0] * in[1] * in[2],
-                              schedule_.window.joined ? segments.all[0].length : segments.row,
-                              layer_.groups * layer_.cols);
+    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2], channels = layer_.groups * layer_.cols;
+    const bool reads_last = call_.reads_last;
+    PanelSource<float> source(
+        schedule_.axis, schedule_.window, kernels_, segments.all, reads_last ? plane : channels * plane,
+        schedule_.window.joined ? segments.all[0].length : segments.row, reads_last ? channels : 1);
     find_rows(segments, source.line(), lists.rows);
     float* const panel = scratch<float>(static_cast<std::size_t>(schedule_.panel + schedule_.sums));
+    float* const sums = panel + schedule_.panel;
+    const i64 width = segments.rows * segments.row;
     for (Part one = part; one.group < part.group + part.groups; ++one.group) {
       find_channels(one, lists);
       for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
         const Reduction& r = schedule_.reductions[i];
-        auto* const parts = reinterpret_cast<std::uint16_t*>(panel);
-        if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1])) fill(source, one.group, r, parts);
-        find_vectors(source, one, r, lists);
-        multiply(source, r, i > 0, i + 1 == schedule_.reductions.size(), lists, parts, panel + schedule_.panel);
+        if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
+          reads_last ? fill(source, one.group, r, panel) : turn(source, one.group, r, panel);
+        find_vectors(source, one, r, width, lists);
+        multiply(source, r, i > 0, call_.writes_last && i + 1 == schedule_.reductions.size(), lists, panel, sums);
       }
+      if (!call_.writes_last) put(segments, one, width, sums);
     }
     kernels_.bf16->use(0);
   }
@@ -138,14 +146,17 @@ class Execution {
             phase % axis[2].out_step};
   }
 
-  // panel[block of 32 columns][part][place][column]
-  void fill(PanelSource<float>& source, i64 group, const Reduction& r, std::uint16_t* panel) const {
+  std::uint16_t* parts_of(float* panel) const { return reinterpret_cast<std::uint16_t*>(panel + schedule_.parts); }
+
+  // parts[block of 32 columns][part][place][column]
+  void fill(PanelSource<float>& source, i64 group, const Reduction& r, float* panel) const {
     source.find_runs(r);
     const i64 columns = r.column_last - r.column_first, pixel = layer_.groups * layer_.cols;
     const i64 part = bf16_places(source.places()) * kBf16Terms, step = schedule_.axis[2].in_step * pixel;
+    std::uint16_t* const parts = parts_of(panel);
     auto clear = [&](i64 place, i64 count) {
       for (i64 i = 0; i < ceil_div(columns, kBf16Terms) * kBf16Parts; ++i)
-        std::fill_n(panel + i * part + place * kBf16Terms, count * kBf16Terms, std::uint16_t{0});
+        std::fill_n(parts + i * part + place * kBf16Terms, count * kBf16Terms, std::uint16_t{0});
     };
     for (const Run& run : source.runs()) {
       if (run.source < 0) {
@@ -153,16 +164,33 @@ class Execution {
         continue;
       }
       kernels_.bf16->cut_places(x_ + run.source * pixel + group * layer_.cols + r.column_first, step, run.length,
-                                columns, panel + run.place * kBf16Terms, part, kBf16Parts * part);
+                                columns, parts + run.place * kBf16Terms, part, kBf16Parts * part);
       if (run.zeros > 0) clear(run.place + run.length, run.zeros);
     }
   }
 
+  // The same of inputs channels first.
+  void turn(PanelSource<float>& source, i64 group, const Reduction& r, float* panel) const {
+    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
+    const float* const end = x_ + call_.batch * layer_.groups * layer_.cols * plane;
+    std::uint16_t* to = parts_of(panel);
+    Reduction block = r;
+    for (i64 c = r.column_first; c < r.column_last; c += kBf16Terms) {
+      block.column_first = c;
+      block.column_last = std::min(c + kBf16Terms, r.column_last);
+      source.fill(x_ + group * layer_.cols * plane, end, plane, block, panel);
+      const i64 places = source.places(), part = bf16_places(places) * kBf16Terms;
+      kernels_.bf16->cut_turned(panel, places, block.column_last - c, places, to, part);
+      to += kBf16Parts * part;
+    }
+  }
+
   // Weights that do not stay in a core's cache are read once for all positions, few vectors at a time.
-  void find_vectors(const PanelSource<float>& source, const Part& part, const Reduction& r, Lists& lists) const {
-    const i64 of_phase = static_cast<i64>(lists.channels.size()), step = schedule_.axis[2].out_step;
-    const i64 first_phase = packing_.fused ? 0 : part.first_strip * step;
-    const i64 phases = packing_.fused ? 1 : part.strips * step, together = packing_.fused ? packing_.phases : 1;
+  void find_vectors(const PanelSource<float>& source, const Part& part, const Reduction& r, i64 width,
+                    Lists& lists) const {
+    const i64 of_phase = static_cast<i64>(lists.channels.size());
+    const i64 first_phase = packing_.fused ? 0 : part.first_strip * step_;
+    const i64 phases = packing_.fused ? 1 : part.strips * step_, together = packing_.fused ? packing_.phases : 1;
     lists.vectors.clear();
     lists.taps.resize(static_cast<std::size_t>(phases * Limits::offsets));
     for (i64 i = 0; i < phases; ++i) {
@@ -176,32 +204,38 @@ class Execution {
         return ((schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at]) *
                kBf16Terms;
       });
-      Vectors v{i * of_phase, 0, nullptr, c.taps * padded_ / kBf16Terms * kTapWords, c.taps * kTapWords, taps,
-                end - begin,  0, 1};
+      Vectors v{};
+      v.pitch = c.taps * padded_ / kBf16Terms * kTapWords;
+      v.block = c.taps * kTapWords;
+      v.taps = taps;
+      v.tap_count = end - begin;
       const i64 all = packing_.rows / kBf16Rows;  // vectors of a phase
       const std::uint32_t* const weights =
           packed_ + (part.group * packing_.per_column + c.weights) * padded_ * kBf16Parts / 2 +
           part.first_row / kBf16Rows * v.pitch +
           (r.column_first / kBf16Terms * c.taps + (begin - phase.offset_of.begin())) * kTapWords;
-      const bool whole = of_phase == all && !schedule_.far_weights;  // phases follow each other
+      // Phases follow each other, if a task has all vectors of them.
+      const bool whole = of_phase == all && !schedule_.far_weights && schedule_.sums == 0;
       for (i64 k = 0; k < together; k += v.phases) {
         v.phase = first_phase + i + k;
         v.phases = whole ? together : 1;
         const i64 count = v.phases * of_phase, at_once = schedule_.far_weights ? 2 : count;
-        for (i64 first = 0; first < count; first += at_once) {
-          v.first = (i + k) * of_phase + first;
-          v.count = std::min(at_once, count - first);
-          v.weights = weights + (k * all + first) * v.pitch;
+        for (v.first = 0; v.first < count; v.first += at_once) {
+          const i64 strip = v.phase / step_ - part.first_strip;
+          v.count = std::min(at_once, count - v.first);
+          v.weights = weights + (k * all + v.first) * v.pitch;
+          v.sums = (strip * width * step_ + v.phase % step_) * pitch_ + v.first * kBf16Rows;
           lists.vectors.push_back(v);
         }
       }
     }
   }
 
+  // Sums are [phase of the leading axes][place][phase of the last][channel], if they are kept; with `last` they are
+  // written to the output.
   void multiply(const PanelSource<float>& source, const Reduction& r, bool accumulate, bool last, const Lists& lists,
-                const std::uint16_t* panel, float* sums) const {
-    const i64 phases = packing_.fused ? packing_.phases : static_cast<i64>(lists.taps.size()) / Limits::offsets;
-    const i64 pitch = phases * static_cast<i64>(lists.channels.size()) * kBf16Rows, none = 0;
+                float* panel, float* sums) const {
+    const i64 none = 0;
     i64 x_tap[Limits::offsets];
     for (i64 tap = 0; tap < Limits::offsets; ++tap) x_tap[tap] = tap * kTapWords;
     Bf16Product p{};
@@ -212,12 +246,12 @@ class Execution {
     p.x_part = kBf16Tile / 2;
     p.x_tap = x_tap;
     p.blocks = ceil_div(r.column_last - r.column_first, kBf16Terms);
-    p.c_stride = pitch;
+    p.c_stride = step_ * pitch_;
     p.accumulate = accumulate;
     p.products = 1;
     p.w_offset = p.c_offset = &none;
     auto multiply_one = [&](const Rows& rows, const Vectors& v) {
-      p.w = panel + rows.from * kBf16Terms;
+      p.w = parts_of(panel) + rows.from * kBf16Terms;
       p.w_tap = v.taps;
       p.w_tile = rows.tile * kBf16Terms;
       if (p.rows != rows.count) {
@@ -229,7 +263,7 @@ class Execution {
       p.x_block = v.block;
       p.taps = v.tap_count;
       p.vectors = v.count;
-      p.c = schedule_.sums > 0 ? sums + rows.place * pitch + v.first * kBf16Rows : sums;
+      p.c = schedule_.sums > 0 ? sums + v.sums + rows.place * p.c_stride : sums;
       last ? write(p, rows, v, lists) : kernels_.bf16->product(p);
     };
     // The inputs of a product stay in the first-level cache, or its weights.
@@ -244,7 +278,7 @@ class Execution {
 
   // The products with the last terms, to the output: phases together if all of their places exist.
   void write(Bf16Product p, const Rows& rows, const Vectors& v, const Lists& lists) const {
-    const i64 of_phase = static_cast<i64>(lists.channels.size()), skipped = v.first % of_phase;
+    const i64 of_phase = static_cast<i64>(lists.channels.size());
     float* row[kMost];
     const Place* const places = lists.places.data() + rows.place;
     const bool together = v.phases > 1 && [&] {
@@ -258,12 +292,11 @@ class Execution {
     }();
     for (i64 k = 0; k < (together ? 1 : v.phases); ++k) {
       find_outputs(places, rows.count, v.phase + k, row);
-      const Bf16Places to{row, (together ? lists.all_channels.data() : lists.channels.data()) + skipped, past_caches_};
+      const Bf16Places to{row, (together ? lists.all_channels.data() : lists.channels.data()) + v.first, past_caches_};
       p.places = &to;
       if (!together && v.phases > 1) p.vectors = of_phase;
       kernels_.bf16->product(p);
       p.x += of_phase * p.x_vector;
-      p.c += of_phase * kBf16Rows;
     }
   }
 
@@ -284,6 +317,30 @@ class Execution {
     }
   }
 
+  // Channels first: sums are turned, a vector of channels at a time.
+  void put(const Segments& segments, const Part& part, i64 width, const float* sums) const {
+    const AxisPlan* axis = schedule_.axis;
+    const i64 plane = axis[0].out * axis[1].out * axis[2].out;
+    for (i64 c = 0; c < part.rows; c += kBf16Rows) {
+      const i64 channel = part.group * layer_.rows + part.first_row + c;
+      for (const Segment& s : segments.all)
+        for (i64 strip = 0; strip < part.strips; ++strip) {
+          const Size phase = place_of((part.first_strip + strip) * step_);
+          const i64 z = axis[0].base + s.at[0] * axis[0].out_step + phase[0];
+          const i64 y = axis[1].base + s.at[1] * axis[1].out_step + phase[1], x = axis[2].base + s.at[2] * step_;
+          if (z < 0 || z >= axis[0].out || y < 0 || y >= axis[1].out) continue;
+          const i64 first = std::max<i64>(0, -x), last = std::min(s.length * step_, axis[2].out - x);
+          if (first >= last) continue;
+          const i64 row = ((s.batch * layer_.groups * layer_.rows + channel) * axis[0].out + z) * axis[1].out + y;
+          const bool on_vectors = (x + first) % kernels_.lanes == 0;
+          kernels_.bf16->put_turned(sums + ((strip * width + s.place) * step_ + first) * pitch_ + c, pitch_,
+                                    last - first, std::min<i64>(kBf16Rows, part.rows - c),
+                                    bias_ ? bias_ + channel : nullptr, y_ + row * axis[2].out + x + first, plane,
+                                    past_caches_ && on_vectors);
+        }
+    }
+  }
+
   const Layer& layer_;
   const Call& call_;
   const Packing& packing_;
@@ -292,13 +349,13 @@ class Execution {
   const std::uint32_t* packed_;
   const float *bias_, *x_;
   float* y_;
-  const i64 padded_;
+  const i64 padded_, step_, pitch_;  // pitch of sums, from one number along a row to the next
   const bool past_caches_;
 };
 
 }  // namespace
 
-void execute_bf16_last(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
+void execute_positions(const Layer& layer, const Call& call, const Packing& packing, const Schedule& schedule,
                        const Kernels<float>& kernels, const float* packed, const float* bias, const float* x,
                        float* y) {
   Execution(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
