@@ -9,8 +9,10 @@ namespace upscore {
 namespace {
 
 constexpr std::size_t kSchedules = 192;
-// Times as long as it says takes minimal filtering, where direct products and the matrix unit take what they say.
-constexpr double kFilteredLonger = 1.35, kFilteredLongerLast = 1.6;
+// Times as long as it says takes minimal filtering, against what the matrix unit says that it takes: with rows that are
+// channels, and positions, channels first and last.
+constexpr double kFilteredLonger = 1.1, kFilteredLongerPositions = 1.3, kFilteredLongerLast = 1.65;
+constexpr double kThreeAxesLonger = 1.1;
 
 bool writes_last(const Layer& layer, const Packing& packing) {
   return packing.by_phase || (!packing.fused && writes_together(layer));
@@ -48,7 +50,10 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
   if (packings.bf16 && !call.reads_last && !call.writes_last) consider(*packings.bf16, plan.bf16);
   if (packings.positions) consider(*packings.positions, plan.positions);
   const double wait = far * (last ? Cycles::far_filtered_last : Cycles::far_filtered);
-  const double longer = !plan.bf16 && !plan.positions ? 1 : last ? kFilteredLongerLast : kFilteredLonger;
+  double longer = 1;
+  if (plan.bf16) longer = kFilteredLonger;
+  if (plan.positions) longer = last ? kFilteredLongerLast : kFilteredLongerPositions;
+  if (plan.positions && layer.kernel[0] > 1) longer *= kThreeAxesLonger;
   if (filter)
     if (auto minimal = plan_minimal(layer, call, *packings.minimal, target, team, (limit - wait) / longer)) {
       limit = minimal->cycles + wait;

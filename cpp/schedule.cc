@@ -30,13 +30,14 @@ constexpr i64 kTogether = 64 << 10;  // bytes of a channel then
 constexpr double kPick = 2;  // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
 constexpr double kBf16Product = 0.26;  // for a row and column, in six tiles' products
-constexpr double kBf16Shifted = 0.34;  // where taps read at shifts, within cache lines
+constexpr double kBf16Shifted = 0.38;  // where taps read at shifts, within cache lines
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
 constexpr i64 kBf16Bytes = 6;
 constexpr double kCut = 4;                              // a vector of inputs into bfloat16 parts
 constexpr double kCutPlaces = 5, kPutPlaces = 12;       // where rows are positions: a vector of inputs, of outputs
 constexpr double kTurnedInput = 4, kTurnedOutput = 12;  // channels first
+constexpr double kPutPart = 8;                          // channels last, if outputs do not fill vectors
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers

@@ -34,6 +34,17 @@ inline void multiply_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(W), "i"(X));
 }
 
+// The first numbers of a vector, at most all, at least none.
+inline __mmask16 first_lanes(i64 count) {
+  return static_cast<__mmask16>((1u << std::clamp<i64>(count, 0, kLanes<float>)) - 1);
+}
+inline Vector<float> load_part(const float* from, i64 count) {
+  return reinterpret_cast<Vector<float>>(_mm512_maskz_loadu_ps(first_lanes(count), from));
+}
+inline void store_part(float* to, Vector<float> v, i64 count) {
+  _mm512_mask_storeu_ps(to, first_lanes(count), reinterpret_cast<__m512>(v));
+}
+
 // The part of a float that is a bfloat16: cut off, or rounded, unless to infinity, so that what is left out of products
 // has either sign.
 template <bool Rounded>
@@ -107,11 +118,6 @@ inline void round_weights(const float* src, i64 columns, std::uint16_t* dst, i64
   }
 }
 
-inline Vector<float> load_part(const float* src, i64 count) {
-  const auto lanes = static_cast<__mmask16>((1u << std::clamp<i64>(count, 0, kLanes<float>)) - 1);
-  return reinterpret_cast<Vector<float>>(_mm512_maskz_loadu_ps(lanes, src));
-}
-
 inline void cut_places(const float* src, i64 step, i64 places, i64 columns, std::uint16_t* dst, i64 part_pitch,
                        i64 block_pitch) {
   constexpr int L = kLanes<float>;
@@ -156,7 +162,7 @@ inline void put_turned(const float* src, i64 src_pitch, i64 length, i64 rows, co
       const Vector<float> v = bias ? out[r] + bias[r] : out[r];
       float* const to = dst + r * dst_pitch + i;
       if (i + L > length)
-        _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << (length - i)) - 1), reinterpret_cast<__m512>(v));
+        store_part(to, v, length - i);
       else if (past_caches)
         store_past_caches(to, v);
       else
@@ -349,7 +355,7 @@ class LateRows {
       if (count == L)
         put<PastCaches, float>(to + place, a);
       else
-        std::memcpy(to + place, &a, static_cast<std::size_t>(count) * sizeof(float));
+        store_part(to + place, a, count);
     } else {
       const auto [place, bias] = p_.out->row[row_ / kStep];
       float* const to = p_.out->vector[first_ + v] + place;
