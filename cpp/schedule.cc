@@ -5,6 +5,7 @@
 #include <numeric>
 #include <set>
 #include <sstream>
+#include <tuple>
 
 #include "channel_lanes.h"
 #include "threads.h"
@@ -34,10 +35,10 @@ constexpr double kBf16Shifted = 0.38;  // where taps read at shifts, within cach
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
 constexpr i64 kBf16Bytes = 6;
-constexpr double kCut = 4;                              // a vector of inputs into bfloat16 parts
-constexpr double kCutPlaces = 5, kPutPlaces = 12;       // where rows are positions: a vector of inputs, of outputs
-constexpr double kTurnedInput = 4, kTurnedOutput = 12;  // channels first
-constexpr double kPutPart = 8;                          // channels last, if outputs do not fill vectors
+constexpr double kCut = 4;                             // a vector of inputs into bfloat16 parts
+constexpr double kCutPlaces = 5, kPutPlaces = 12;      // where rows are positions: a vector of inputs, of outputs
+constexpr double kTurnedInput = 4, kTurnedOutput = 8;  // channels first
+constexpr double kPutPart = 20;                        // channels last, if outputs do not fill vectors
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
@@ -260,7 +261,12 @@ class Scheduler {
     const bool in_place = packing_.positions && call_.reads_last;
     const double cut = packing_.positions ? kCutPlaces + kTurnedInput : packing_.bf16 ? kCut : 0;
     const double copy = in_place ? kCutPlaces : Cycles::copy + strided + cut;
-    const double copies = copy * copied_vectors + Cycles::begin * copied_rows;
+    // Every chunk of a tile copies its inputs again.
+    const auto [chunk, strips] = most_of_task(vectors * lanes_);
+    const double chunks = packing_.bf16 && !s_.far_weights
+                              ? static_cast<double>(ceil_div(layer_.rows, chunk) * ceil_div(strips_, strips))
+                              : 1;
+    const double copies = chunks * (copy * copied_vectors + Cycles::begin * copied_rows);
     const double pieces = Cycles::piece * rows * static_cast<double>(layer_.rows * packing_.phases);
     return {(products(vectors, shifted) + (Cycles::task + pieces) / static_cast<double>(layer_.cols)) / used_vectors,
             copies / used_vectors};
@@ -367,19 +373,25 @@ class Scheduler {
       }
   }
 
+  // Whether sums wait in memory.
+  bool keeps_sums() const {
+    return !packing_.positions || !call_.writes_last || layer_.cols > packing_.columns ||
+           static_cast<i64>(offsets_.size()) > places_;
+  }
+
   // The sums of a task hold some channels times some strips; a strip is all phases of the last axis for one
-  // phase of the others.
+  // phase of the others. So many of both at most, if a tile is so wide.
+  std::pair<i64, i64> most_of_task(i64 width) const {
+    const i64 all = round_up(layer_.rows, align_);
+    if (!keeps_sums()) return {all, strips_};
+    const i64 room = Limits::sum_bytes / (width * target_.number_bytes * step_);
+    i64 strips = packing_.fused ? strips_ : std::clamp<i64>(room / align_, 1, strips_);
+    strips = ceil_div(strips_, ceil_div(strips_, strips));
+    return {std::clamp<i64>(room / strips / align_ * align_, align_, all), strips};
+  }
+
   void choose_chunks() {
-    const i64 bytes = target_.number_bytes, width = s_.tile.width;
-    const i64 room = Limits::sum_bytes / (width * bytes * step_);
-    s_.strips = packing_.fused ? strips_ : std::clamp<i64>(room / align_, 1, strips_);
-    s_.strips = ceil_div(strips_, ceil_div(strips_, s_.strips));
-    s_.chunk = std::clamp<i64>(room / s_.strips / align_ * align_, align_, round_up(layer_.rows, align_));
-    const bool summed = !packing_.positions || !call_.writes_last || s_.reductions.size() > 1;  // in memory
-    if (!summed) {
-      s_.strips = strips_;
-      s_.chunk = round_up(layer_.rows, align_);
-    }
+    std::tie(s_.chunk, s_.strips) = most_of_task(s_.tile.width);
     auto tasks = [&] {
       return s_.tile.count * layer_.groups * ceil_div(layer_.rows, s_.chunk) * ceil_div(strips_, s_.strips);
     };
@@ -394,10 +406,10 @@ class Scheduler {
     s_.panel =
         packing_.bf16 ? panel_size(lines_, line) : round_up(lines_ * packing_.columns * line + 2 * lanes_, lanes_);
     const i64 chunk = packing_.positions ? sums_pitch(s_.chunk) : std::min(s_.chunk, layer_.rows);
-    s_.sums = summed ? chunk * s_.strips * step_ * width + kStaging : 0;  // reads may pass the end
+    s_.sums = keeps_sums() ? chunk * s_.strips * step_ * s_.tile.width + kStaging : 0;  // reads may pass the end
     const i64 channels = layer_.groups * layer_.rows;
     s_.writing = plan_writing(s_.axis, call_.batch * channels, call_.writes_last ? channels : 1,
-                              s_.strips * step_ * width, target_);
+                              s_.strips * step_ * s_.tile.width, target_);
     find_hollow_strips();
   }
 
