@@ -3,11 +3,11 @@
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "plan.h"
 #include "threads.h"
+#include "window.h"
 
 namespace upscore {
 
@@ -22,26 +22,6 @@ struct Reduction {
     return column_first == other.column_first && line_first == other.line_first && line_last == other.line_last;
   }
 };
-
-// The window as a panel holds it. A line is a copy of the inputs under a tile at one offset.
-// By rows: a tile is a rectangle of `rows` rows; offsets that differ by whole steps along the last axis alone share a
-// line, which is `extra` longer than the tile and read at a shift; row r reads r lines further on. Rows may be joined:
-// vectors then run on from one into the next, over the `extra` places between them.
-// Otherwise a tile runs on across the ends of rows, and every offset has a line of its own.
-struct Window {
-  std::vector<Size> offsets;  // distinct input offsets, in the order of the taps
-  std::vector<Size> lines;
-  std::vector<i64> line_of, shift_of;  // per offset
-  bool by_rows = false;
-  bool joined = false;
-  i64 rows = 1;
-  i64 extra = 0;
-
-  // The lines [first, last) that a range of offsets reads.
-  std::pair<i64, i64> lines_of(i64 offset_first, i64 offset_last) const;
-};
-
-Window plain_window(std::vector<Size> offsets);
 
 struct PhaseTaps {
   i64 packed_class = 0;        // which PhaseClass of the packing
