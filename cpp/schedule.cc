@@ -33,10 +33,9 @@ constexpr double kBf16Shifted = 0.38;  // where taps read at shifts, within cach
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
 constexpr i64 kBf16Bytes = 6;
-constexpr double kCut = 4;                             // a vector of inputs into bfloat16 parts
-constexpr double kCutPlaces = 5, kPutPlaces = 12;      // where rows are positions: a vector of inputs, of outputs
-constexpr double kTurnedInput = 4, kTurnedOutput = 8;  // channels first
-constexpr double kPutPart = 20;                        // channels last, if outputs do not fill vectors
+constexpr double kCut = 4;                         // a vector of inputs into bfloat16 parts
+constexpr double kCutPlaces = 5, kPutPlaces = 12;  // where rows are positions: a vector of inputs, of outputs
+constexpr double kTurnedInput = 4;                 // channels first
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
 constexpr double kJoined = 1.05;  // times as much, where sums cannot be written straight from registers
