@@ -294,18 +294,17 @@ class Plan {
     const Call call{batch, in, out, lo, last_, last_ && !writes_one()};
     const Schedules plan = schedules_of(call, *once_);
     const std::shared_ptr<const Schedule>& schedule = plan.bf16 ? plan.bf16 : plan.positions;
+    const std::optional<Packing>& packing = plan.bf16 ? packings_.bf16 : packings_.positions;
     constexpr double kSooner = 0.9;  // than it says, against minimal filtering
     double limit = std::numeric_limits<double>::infinity();
     if (schedule) {
-      const Packing& packing = plan.bf16 ? *packings_.bf16 : *packings_.positions;
       limit =
-          static_cast<double>(layer_.groups) * (kSooner * schedule->cycles + bf16_packing(layer_, packings_, packing));
+          static_cast<double>(layer_.groups) * (kSooner * schedule->cycles + bf16_packing(layer_, packings_, *packing));
     }
     way_ = minimal_adjoint(layer_, {batch, in, out, lo, last_, last_}, *kernels_, w, threads, method_, limit);
     if (way_) return true;
     if (schedule) {
-      (plan.bf16 ? bf16_weights_ : positions_weights_) =
-          parts_of(w, plan.bf16 ? *packings_.bf16 : *packings_.positions, thread_count());
+      (plan.bf16 ? bf16_weights_ : positions_weights_) = parts_of(w, *packing, thread_count());
       return true;
     }
     packings_.positions.reset();

@@ -35,15 +35,17 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
   const Call image{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const bool last = call.reads_last;
   double limit = std::numeric_limits<double>::infinity(), far = 0;  // vectors of inputs of a group
+  double wait_directly = 0;
   if (packings.method == Method::kFastest && packed_for_direct(packings, call)) {
     far = far_vectors(layer, image, target.lanes, target.number_bytes);
-    limit = direct_cycles(layer, image, target) + far * (last ? Cycles::far_last : Cycles::far);
+    wait_directly = far * (last ? Cycles::far_last : Cycles::far);
+    limit = direct_cycles(layer, image, target) + wait_directly;
   }
   auto consider = [&](const Packing& packing, std::shared_ptr<const Schedule>& schedule) {
     const double images = layer.transposed ? 1 : static_cast<double>(call.batch);
     const double cycles =
         (packing.positions ? kPositionsSooner : 1) * plan_schedule(layer, image, packing, target, {}).cycles +
-        bf16_packing(layer, packings, packing) / images + far * (last ? Cycles::far_last : Cycles::far);
+        bf16_packing(layer, packings, packing) / images + wait_directly;
     if (cycles >= limit) return;
     limit = cycles;
     plan = {};

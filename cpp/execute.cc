@@ -107,14 +107,9 @@ class Execution {
   void compute(i64 tile, const Part& part) {
     // In a last tile, which may be smaller, the reductions, and with them the bits, stay the same.
     const auto [segments, rows, row] = split_task(schedule_, tile, target_.lanes);
-    const bool joined = schedule_.window.joined;
     const i64 width = rows * row;
     const i64 plane = call_.in[0] * call_.in[1] * call_.in[2];
-    const i64 channels = layer_.groups * layer_.cols;
-
-    const bool reads_last = call_.reads_last;
-    PanelSource<T> source(schedule_.axis, schedule_.window, kernels_, segments, reads_last ? plane : channels * plane,
-                          joined ? segments[0].length : row, reads_last ? channels : 1);
+    PanelSource<T> source = source_of(layer_, call_, schedule_, kernels_, {segments, rows, row});
     T* panel = scratch<T>(static_cast<std::size_t>(schedule_.panel + schedule_.sums + schedule_.writing.staging));
     T* sums = panel + schedule_.panel;
 
@@ -141,7 +136,7 @@ class Execution {
       for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
         const Reduction& r = schedule_.reductions[i];
         if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
-          fill(source, x_ + one.group * layer_.cols * (reads_last ? 1 : plane), plane, r, panel);
+          fill(source, x_ + one.group * layer_.cols * (call_.reads_last ? 1 : plane), plane, r, panel);
         thread_local Ahead ahead;
         look_ahead(source.runs(), tile, one, i, ahead);
         const OutputRows<T>* const to = (direct || pairs) && i + 1 == schedule_.reductions.size() ? &taken : nullptr;
@@ -223,8 +218,7 @@ class Execution {
     i64 rows, width, pitch;
     bool accumulate;
     const OutputRows<T>* outputs;
-    i64 first_tap, taps;
-    const i64* x_offset;  // per tap
+    const ReducedTaps& taps;
 
     i64 columns() const { return reduction.column_last - reduction.column_first; }
     i64 lines() const { return reduction.line_last - reduction.line_first; }
@@ -236,16 +230,10 @@ class Execution {
                 i64 width, i64 rows, const T* panel, T* sums, Ahead& ahead, const OutputRows<T>* outputs) {
     const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(phase_index)];
     const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
-    const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
-    const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
+    const ReducedTaps taps = reduced_taps(schedule_.window, phase, r, source.line());
     const bool hollow = !schedule_.writing.hollow.empty() &&
                         schedule_.writing.hollow[static_cast<std::size_t>(phase_index / schedule_.axis[2].out_step)];
-    if (begin == end && (accumulate || hollow)) return;
-    i64 x_offset[Limits::offsets];
-    std::transform(begin, end, x_offset, [&](i64 offset) {
-      const auto at = static_cast<std::size_t>(offset);
-      return (schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at];
-    });
+    if (taps.count == 0 && (accumulate || hollow)) return;
     // Rows that lie behind each other in the panel, too, are one.
     const bool one = source.line() == width;
     const i64 pitch = rows * width * pitch_of_rows(part);
@@ -263,9 +251,7 @@ class Execution {
                       pitch,
                       accumulate,
                       outputs,
-                      begin - phase.offset_of.begin(),
-                      end - begin,
-                      x_offset};
+                      taps};
     if constexpr (std::is_same_v<T, float>)
       if (packing_.bf16) return multiply_parts(terms);
     multiply_numbers(terms, ahead);
@@ -290,13 +276,13 @@ class Execution {
       const int height = static_cast<int>(std::min<i64>(packing_.tile_rows, t.total - row));
       const i64 widest = target_.vectors(height);
       Product<T> p;
-      p.w = weights + (row * t.of.taps + t.first_tap * height) * columns;
+      p.w = weights + (row * t.of.taps + t.taps.first * height) * columns;
       p.w_tap_stride = columns * height;
       p.w_step = height;
-      p.x_offset = t.x_offset;
+      p.x_offset = t.taps.place;
       p.x_stride = t.lines() * t.line;
       p.x_vector = across(t) ? t.line : target_.lanes;
-      p.taps = t.taps;
+      p.taps = t.taps.count;
       p.columns = columns;
       p.c_stride = t.pitch;
       p.accumulate = t.accumulate;
@@ -308,7 +294,7 @@ class Execution {
           const i64 n = next_vectors(all - v, widest);
           p.x = t.panel + r * t.line + v * p.x_vector;
           p.c = sums + r * t.width + v * target_.lanes;
-          p.ahead = ahead.take(t.taps);
+          p.ahead = ahead.take(t.taps.count);
           if (t.outputs) {
             const bool pairs = schedule_.axis[2].out_step == 2;
             (pairs ? kernels_.product_pairs : kernels_.product_rows)[height][n](p, outputs_of(t, row, r * vectors + v));
@@ -326,12 +312,12 @@ class Execution {
     i64 w_tap[Limits::offsets];
     Bf16Product p{};
     p.w_tap = w_tap;
-    p.x_tap = t.x_offset;
+    p.x_tap = t.taps.place;
     p.x_row = bf16_pitch(t.lines() * t.line);
     p.x_part = kBf16Terms / 2 * p.x_row;
     p.x_block = kBf16Parts * p.x_part;
     p.x_vector = across(t) ? t.line : target_.lanes;
-    p.taps = t.taps;
+    p.taps = t.taps.count;
     p.blocks = padded / kBf16Terms;
     p.vectors = across(t) ? t.rows : vectors;
     p.c_stride = t.pitch;
@@ -346,11 +332,11 @@ class Execution {
     for (i64 row = t.from; row < t.to; row += 2 * kBf16Rows) {
       const i64 tiles = std::min<i64>(2, (packing_.rows * t.of.phases - row) / kBf16Rows);  // packed
       p.rows = static_cast<int>(std::min<i64>(2 * kBf16Rows, t.total - row));
-      p.w = w + (row * t.of.taps * padded + t.first_tap * tiles * kBf16Tile) * kBf16Parts;
+      p.w = w + (row * t.of.taps * padded + t.taps.first * tiles * kBf16Tile) * kBf16Parts;
       p.w_row = kBf16Terms;
       p.w_tile = kBf16Tile;
       p.w_part = tiles * kBf16Tile;
-      for (i64 tap = 0; tap < t.taps; ++tap) w_tap[tap] = tap * kBf16Parts * p.w_part;
+      for (i64 tap = 0; tap < t.taps.count; ++tap) w_tap[tap] = tap * kBf16Parts * p.w_part;
       p.w_block = t.of.taps * kBf16Parts * p.w_part;
       p.w_next = p.w + p.blocks * p.w_block;
       kernels_.bf16->use(p.rows);

@@ -21,7 +21,6 @@ constexpr i64 kTerms = 512;                // positions of a tile
 constexpr i64 kGradientBytes = 640 << 10;  // of the parts of the output's gradient around one tile
 constexpr i64 kInputBytes = 384 << 10;     // of those of inputs
 constexpr i64 kSumBytes = 768 << 10;
-constexpr i64 kNumberBytes = kBf16Parts * i64{sizeof(std::uint16_t)};
 
 // Cycles.
 constexpr double kProduct = 0.0175;  // of two numbers, in six tiles' products
@@ -101,8 +100,8 @@ class MatrixUnit final : public WeightGradient<float> {
     tiles_.column_chunk = std::min(columns, in_.layer.cols);
     tiles_.down = tiles_.images = 1;
     auto fits = [&] {
-      return terms_of_tile() <= kTerms + kBf16Terms && rows * gradient_pitch() * kNumberBytes <= kGradientBytes &&
-             columns * terms_of_tile() * kNumberBytes <= kInputBytes;
+      return terms_of_tile() <= kTerms + kBf16Terms && rows * gradient_pitch() * kBf16Bytes <= kGradientBytes &&
+             columns * terms_of_tile() * kBf16Bytes <= kInputBytes;
     };
     for (tiles_.across = std::min(call.in[2], kTerms); !fits(); tiles_.across = ceil_div(tiles_.across, 2))
       if (tiles_.across == 1) return false;

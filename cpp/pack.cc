@@ -12,6 +12,15 @@ namespace {
 constexpr i64 kTurned = 256;           // weights of a row that are turned at once
 constexpr i64 kManyWeights = 1 << 22;  // of a group, which come from memory
 
+// From one row, and one column, of plain weights to the next.
+struct Strides {
+  i64 row, column;
+};
+Strides strides_of(const Layer& layer) {
+  const i64 taps = layer.taps();
+  return layer.transposed ? Strides{taps, layer.rows * taps} : Strides{layer.cols * taps, taps};
+}
+
 struct Row {
   i64 channel, phase;
 };
@@ -37,8 +46,7 @@ class PackedRows {
         first_(first),
         phases_(packing.classes[0].phases),
         taps_(layer.taps()),
-        row_stride_(layer.transposed ? taps_ : layer.cols * taps_),
-        column_stride_(layer.transposed ? layer.rows * taps_ : taps_),
+        stride_(strides_of(layer)),
         height_(std::min<i64>(packing.tile_rows, packing.rows * phases_ - first)),
         exist_(std::min(height_, layer.rows * phases_ - first)),
         w_(w),
@@ -48,7 +56,7 @@ class PackedRows {
   }
 
   void pack() const {
-    const bool in_a_line = column_stride_ == taps_, many = layer_.rows * layer_.cols * taps_ > kManyWeights;
+    const bool in_a_line = stride_.column == taps_, many = layer_.rows * layer_.cols * taps_ > kManyWeights;
     if (phases_ == 1 && taps_ <= kTurned && in_a_line != many)  // as measured: memory wants few streams
       turn(in_a_line ? kTurned / taps_ : 1, many && height_ % kernels_.lanes == 0);
     else
@@ -69,8 +77,8 @@ class PackedRows {
       const i64 columns = std::min(packing_.columns, layer_.cols - block);
       for (i64 column = 0; column < columns; column += together) {
         const i64 count = std::min(together, columns - column);
-        const T* from = w_ + first_ * row_stride_ + (block + column) * column_stride_;
-        kernels_.transpose(from, end_, row_stride_, exist_, count * taps_, nullptr, turned, pitch);
+        const T* from = w_ + first_ * stride_.row + (block + column) * stride_.column;
+        kernels_.transpose(from, end_, stride_.row, exist_, count * taps_, nullptr, turned, pitch);
         auto put = [&](const T* row, T* to) {
           past_caches ? kernels_.stream(row, height_, to) : copy_rows(row, 1, to);
         };
@@ -99,7 +107,7 @@ class PackedRows {
         for (i64 r = 0; r < height_; ++r) {
           const i64 phase = phases_ == 1 ? 0 : rows_[r].phase;
           const i64 tap = r < exist_ ? c.tap[static_cast<std::size_t>(phase * c.taps + place)] : -1;
-          sources.push_back(tap < 0 ? -1 : rows_[r].channel * row_stride_ + tap);
+          sources.push_back(tap < 0 ? -1 : rows_[r].channel * stride_.row + tap);
         }
     bool in_a_line = true;  // all rows of a place
     for (std::size_t i = 0; i < sources.size(); ++i) {
@@ -109,7 +117,7 @@ class PackedRows {
     for (i64 column = 0; column < layer_.cols; ++column) {
       const i64 block = column / packing_.columns * packing_.columns;
       const i64 columns = std::min(packing_.columns, layer_.cols - block);
-      const T* const from = w_ + column * column_stride_;
+      const T* const from = w_ + column * stride_.column;
       const i64* source = sources.data();
       for (const PhaseClass& c : packing_.classes) {
         T* to = place_of(c, block, columns) + (column - block) * height_;
@@ -117,7 +125,7 @@ class PackedRows {
           if (in_a_line)
             copy_rows(from + *source, 1, to);
           else if (phases_ == 1 && exist_ == height_)
-            copy_rows(from + *source, row_stride_, to);
+            copy_rows(from + *source, stride_.row, to);
           else
             for (i64 r = 0; r < height_; ++r) to[r] = source[r] < 0 ? T(0) : from[source[r]];
         }
@@ -128,7 +136,8 @@ class PackedRows {
   const Layer& layer_;
   const Packing& packing_;
   const Kernels<T>& kernels_;
-  const i64 first_, phases_, taps_, row_stride_, column_stride_;
+  const i64 first_, phases_, taps_;
+  const Strides stride_;
   const i64 height_, exist_;  // rows of the tile, and those of the layer among them
   const T *const w_, *const end_;
   T* const packed_;
@@ -154,8 +163,7 @@ void pack_weights(const Layer& layer, const Packing& packing, const Kernels<T>& 
 template <typename T>
 void unpack_weights(const Layer& layer, const Packing& packing, const T* packed, T* w) {
   const i64 taps = layer.taps(), group = layer.rows * layer.cols * taps;
-  const i64 row_stride = layer.transposed ? taps : layer.cols * taps;
-  const i64 column_stride = layer.transposed ? layer.rows * taps : taps;
+  const Strides stride = strides_of(layer);
   for (i64 g = 0; g < layer.groups; ++g, w += group)
     for (i64 block = 0; block < layer.cols; block += packing.columns) {
       const i64 columns = std::min(packing.columns, layer.cols - block);
@@ -168,7 +176,7 @@ void unpack_weights(const Layer& layer, const Packing& packing, const T* packed,
                 if (r >= layer.rows * c.phases) continue;
                 const Row row = split(layer, packing, c.phases, r);
                 const i64 tap = c.tap[static_cast<std::size_t>(row.phase * c.taps + place)];
-                if (tap >= 0) w[row.channel * row_stride + column * column_stride + tap] = *packed;
+                if (tap >= 0) w[row.channel * stride.row + column * stride.column + tap] = *packed;
               }
         }
     }
@@ -189,8 +197,7 @@ class PackedVector {
         packing_(packing),
         kernels_(kernels),
         taps_(layer.taps()),
-        row_stride_(layer.transposed ? taps_ : layer.cols * taps_),
-        column_stride_(layer.transposed ? layer.rows * taps_ : taps_),
+        stride_(strides_of(layer)),
         w_(w),
         end_(end) {}
 
@@ -200,12 +207,12 @@ class PackedVector {
     for (i64 first = 0; first < taps_; first += kTurned) {
       const i64 count = std::min(kTurned, taps_ - first);
       float* const turned = scratch<float>(static_cast<std::size_t>(kBf16Terms * count * kBf16Rows));
-      const float* from = w_ + row * row_stride_ + column * column_stride_ + first;
-      if (column_stride_ == count)
-        kernels_.transpose(from, end_, row_stride_, rows, columns * count, nullptr, turned, kBf16Rows);
+      const float* from = w_ + row * stride_.row + column * stride_.column + first;
+      if (stride_.column == count)
+        kernels_.transpose(from, end_, stride_.row, rows, columns * count, nullptr, turned, kBf16Rows);
       else
         for (i64 c = 0; c < columns; ++c)
-          kernels_.transpose(from + c * column_stride_, end_, row_stride_, rows, count, nullptr,
+          kernels_.transpose(from + c * stride_.column, end_, stride_.row, rows, count, nullptr,
                              turned + c * count * kBf16Rows, kBf16Rows);
       put(turned, first, count, columns, vector, block, packed);
     }
@@ -232,7 +239,8 @@ class PackedVector {
   const Layer& layer_;
   const Packing& packing_;
   const Kernels<float>& kernels_;
-  const i64 taps_, row_stride_, column_stride_;
+  const i64 taps_;
+  const Strides stride_;
   const float *const w_, *const end_;
 };
 

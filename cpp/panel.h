@@ -80,4 +80,18 @@ class PanelSource {
   std::vector<Run>&runs_, &line_runs_;
 };
 
+// Of a task's inputs, as they lie in a call.
+template <typename T>
+PanelSource<T> source_of(const Layer& layer, const Call& call, const Schedule& schedule, const Kernels<T>& kernels,
+                         const Segments& segments) {
+  const i64 plane = call.in[0] * call.in[1] * call.in[2], channels = layer.groups * layer.cols;
+  return {schedule.axis,
+          schedule.window,
+          kernels,
+          segments.all,
+          call.reads_last ? plane : channels * plane,
+          schedule.window.joined ? segments.all[0].length : segments.row,
+          call.reads_last ? channels : 1};
+}
+
 }  // namespace upscore

@@ -48,11 +48,6 @@ namespace {
 
 i64 phases_of(const Layer& layer) { return layer.transposed ? layer.stride[0] * layer.stride[1] * layer.stride[2] : 1; }
 
-// By phase, for writing channels last.
-bool orders_by_phase(const Layer& layer, const Packing& packing, i64 vector_bytes) {
-  return packing.fused && writes_together(layer) && layer.rows * packing.phases * vector_bytes <= Limits::sum_bytes;
-}
-
 // The taps of each class, and how many columns are summed at once.
 void find_classes(const Layer& layer, Packing& packing) {
   std::vector<AxisPhase> axis[kAxes];
@@ -101,7 +96,8 @@ Packing plan_packing(const Layer& layer, const Target& target, Order order) {
   packing.fused = !packing.vectors &&
                   worth_fusing(layer, packing.phases, [&](i64 rows) { return efficiency(rows, target.tile_rows); });
   const i64 vector_bytes = target.lanes * target.number_bytes;
-  packing.by_phase = order == Order::kLast && orders_by_phase(layer, packing, vector_bytes);
+  packing.by_phase = order == Order::kLast && packing.fused && writes_together(layer) &&
+                     layer.rows * packing.phases * vector_bytes <= Limits::sum_bytes;
   packing.tile_rows =
       packing.vectors
           ? target.lanes

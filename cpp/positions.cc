@@ -70,12 +70,8 @@ class Execution {
   void compute(i64 tile, const Part& part) const {
     thread_local Lists lists;
     const Segments segments = split_task(schedule_, tile, kernels_.lanes);
-    find_places(segments, lists.places);
-    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2], channels = layer_.groups * layer_.cols;
-    const bool reads_last = call_.reads_last;
-    PanelSource<float> source(
-        schedule_.axis, schedule_.window, kernels_, segments.all, reads_last ? plane : channels * plane,
-        schedule_.window.joined ? segments.all[0].length : segments.row, reads_last ? channels : 1);
+    if (call_.writes_last) find_places(segments, lists.places);
+    PanelSource<float> source = source_of(layer_, call_, schedule_, kernels_, segments);
     find_rows(segments, source.line(), lists.rows);
     float* const panel = scratch<float>(static_cast<std::size_t>(schedule_.panel + schedule_.sums));
     float* const sums = panel + schedule_.panel;
@@ -85,7 +81,7 @@ class Execution {
       for (std::size_t i = 0; i < schedule_.reductions.size(); ++i) {
         const Reduction& r = schedule_.reductions[i];
         if (i == 0 || !r.same_inputs(schedule_.reductions[i - 1]))
-          reads_last ? fill(source, one.group, r, panel) : turn(source, one.group, r, panel);
+          call_.reads_last ? fill(source, one.group, r, panel) : turn(source, one.group, r, panel);
         find_vectors(source, one, r, width, lists);
         multiply(source, r, i > 0, call_.writes_last && i + 1 == schedule_.reductions.size(), lists, panel, sums);
       }
@@ -196,24 +192,18 @@ class Execution {
     for (i64 i = 0; i < phases; ++i) {
       const PhaseTaps& phase = schedule_.phases[static_cast<std::size_t>(first_phase + i)];
       const PhaseClass& c = packing_.classes[static_cast<std::size_t>(phase.packed_class)];
-      const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
-      const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
+      const ReducedTaps reduced = reduced_taps(schedule_.window, phase, r, source.line());
       i64* const taps = lists.taps.data() + i * Limits::offsets;
-      std::transform(begin, end, taps, [&](i64 offset) {
-        const auto at = static_cast<std::size_t>(offset);
-        return ((schedule_.window.line_of[at] - r.line_first) * source.line() + schedule_.window.shift_of[at]) *
-               kBf16Terms;
-      });
+      for (i64 tap = 0; tap < reduced.count; ++tap) taps[tap] = reduced.place[tap] * kBf16Terms;
       Vectors v{};
       v.pitch = c.taps * padded_ / kBf16Terms * kTapWords;
       v.block = c.taps * kTapWords;
       v.taps = taps;
-      v.tap_count = end - begin;
+      v.tap_count = reduced.count;
       const i64 all = packing_.rows / kBf16Rows;  // vectors of a phase
       const std::uint32_t* const weights =
           packed_ + (part.group * packing_.per_column + c.weights) * padded_ * kBf16Parts / 2 +
-          part.first_row / kBf16Rows * v.pitch +
-          (r.column_first / kBf16Terms * c.taps + (begin - phase.offset_of.begin())) * kTapWords;
+          part.first_row / kBf16Rows * v.pitch + (r.column_first / kBf16Terms * c.taps + reduced.first) * kTapWords;
       // Phases follow each other, if a task has all vectors of them.
       const bool whole = of_phase == all && !schedule_.far_weights && schedule_.sums == 0;
       for (i64 k = 0; k < together; k += v.phases) {

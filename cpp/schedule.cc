@@ -31,8 +31,7 @@ constexpr double kWeightByte = 1 / 24.0;
 constexpr double kBf16Product = 0.26;  // for a row and column, in six tiles' products
 constexpr double kBf16Shifted = 0.38;  // where taps read at shifts, within cache lines
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
-constexpr i64 kNearWeights = 1 << 20;  // bytes of them that stay in a core's cache
-constexpr i64 kBf16Bytes = 6;
+constexpr i64 kNearWeights = 1 << 20;              // bytes of them that stay in a core's cache
 constexpr double kCut = 4;                         // a vector of inputs into bfloat16 parts
 constexpr double kCutPlaces = 5, kPutPlaces = 12;  // where rows are positions: a vector of inputs, of outputs
 constexpr double kTurnedInput = 4;                 // channels first
@@ -396,6 +395,19 @@ class Scheduler {
 };
 
 }  // namespace
+
+ReducedTaps reduced_taps(const Window& window, const PhaseTaps& phase, const Reduction& r, i64 line) {
+  const auto begin = std::lower_bound(phase.offset_of.begin(), phase.offset_of.end(), r.offset_first);
+  const auto end = std::lower_bound(begin, phase.offset_of.end(), r.offset_last);
+  ReducedTaps taps;
+  taps.first = begin - phase.offset_of.begin();
+  taps.count = end - begin;
+  std::transform(begin, end, taps.place, [&](i64 offset) {
+    const auto at = static_cast<std::size_t>(offset);
+    return (window.line_of[at] - r.line_first) * line + window.shift_of[at];
+  });
+  return taps;
+}
 
 Writing plan_writing(const AxisPlan* axis, i64 channels, i64 together, i64 sums, const Target& target) {
   Writing w;

@@ -28,6 +28,13 @@ struct PhaseTaps {
   std::vector<i64> offset_of;  // per tap, its index into Window::offsets; ascending
 };
 
+// A phase's taps in a reduction: the first, how many, and where each reads in a panel whose lines are so long.
+struct ReducedTaps {
+  i64 first, count;
+  i64 place[Limits::offsets];
+};
+ReducedTaps reduced_taps(const Window& window, const PhaseTaps& phase, const Reduction& r, i64 line);
+
 // Positions of one task: a run over batch and axes, or a rectangle of rows.
 struct Tile {
   i64 positions = 0;  // of a run; of a row of the rectangle

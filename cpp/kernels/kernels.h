@@ -104,8 +104,9 @@ using ChannelProductKernel = void (*)(const ChannelProduct<T>&);
 // Products of float32 numbers in three bfloat16 parts each, where there is a matrix unit: see kernels/bf16.h.
 constexpr int kBf16Rows = 16;  // of a tile of weights; two are multiplied together
 constexpr i64 kBf16Parts = 3;
-constexpr i64 kBf16Terms = 32;                     // that a tile adds
-constexpr i64 kBf16Tile = kBf16Rows * kBf16Terms;  // numbers
+constexpr i64 kBf16Bytes = kBf16Parts * i64{sizeof(std::uint16_t)};  // of a number
+constexpr i64 kBf16Terms = 32;                                       // that a tile adds
+constexpr i64 kBf16Tile = kBf16Rows * kBf16Terms;                    // numbers
 
 // Where products whose rows are positions go: each row to its place, or nowhere; of a vector, so many numbers, so far
 // from there, and what is added to them, unless null.
