@@ -142,7 +142,7 @@ class Plan {
       layer_.groups = layer_.rows;
       layer_.rows = layer_.cols = 1;
     }
-    if ((way_ = way_of(weights, once))) return;
+    if ((way_ = way_of(weights, once)) && way_->alone()) return;
     target_ = target_of(*kernels_);
     packings_ = plan_packings(layer_, target_, method, last, once.has_value());
     if (once && pack_once(weights, *once)) return;
@@ -180,7 +180,7 @@ class Plan {
   }
 
   std::size_t packed_bytes() const {
-    std::size_t numbers = way_ ? way_->size() : weights_.size();
+    std::size_t numbers = (way_ ? way_->size() : 0) + weights_.size();
     for (const std::shared_ptr<Buffer<T>>* made :
          {&lanes_weights_, &minimal_weights_, &fold_weights_, &bf16_weights_, &positions_weights_})
       if (const std::shared_ptr<Buffer<T>> one = std::atomic_load(made)) numbers += one->size();
@@ -201,10 +201,7 @@ class Plan {
 
   void compute(const Call& call, const Team& team, const T* x, T* y) {
     const T* bias = bias_.empty() ? nullptr : bias_.data();
-    if (way_) {
-      require(way_->takes(call), "a call such as the weights were packed for");
-      return way_->execute(call, team, bias, x, y);
-    }
+    if (has_way(call)) return way_->execute(call, team, bias, x, y);
     const Schedules plan = schedules_of(call, team);
     require(lies_as_it_can(call, plan), "channels last where channels_last says so");
     require(packed_for(call, plan), "a call such as the weights were packed for");
@@ -229,7 +226,7 @@ class Plan {
 
   // Whether the threads are awake or not.
   std::pair<bool, bool> can_be_last(Call call, int threads) const {
-    if (way_) {
+    if (way_ && way_->alone()) {
       call.reads_last = call.writes_last = true;
       const bool takes = way_->takes(call);
       return {takes, takes};
@@ -243,18 +240,26 @@ class Plan {
     return {false, false};
   }
   // One channel, which lies the same way first and last.
-  bool writes_one() const { return !way_ && layer_.groups * layer_.rows == 1; }
+  bool writes_one() const { return !(way_ && way_->alone()) && layer_.groups * layer_.rows == 1; }
+
+  // Whether the layer's own way takes this call.
+  bool has_way(const Call& call) const {
+    if (!way_) return false;
+    const bool takes = way_->takes(call);
+    require(takes || !way_->alone(), "a call such as the weights were packed for");
+    return takes;
+  }
 
   std::string explain(const Call& call, const Team& team) const {
-    if (way_) return way_->why(call, team);
+    if (has_way(call)) return way_->why(call, team);
     return schedules_of(call, team).why();
   }
 
   // Of the layers that have one, with the weights packed for it.
   std::unique_ptr<Way<T>> way_of(const T* w, const Sizes& once) const {
     std::unique_ptr<Way<T>> way = scatter(layer_, w);
-    if (!way) way = channelwise(layer_, *kernels_, w, last_);
     const bool fastest = method_ == Method::kFastest;
+    if (!way) way = channelwise(layer_, *kernels_, w, last_, fastest);
     if (!way) way = channelwise_adjoint(layer_, *kernels_, w, last_ && fastest);
     if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
     if (!way && once && method_ != Method::kBf16 && method_ != Method::kPositions) {

@@ -1,6 +1,7 @@
 #include "channelwise.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "plan.h"
 #include "scratch.h"
@@ -9,19 +10,26 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kCopyBytes = 256 << 10;    // of inputs, channels last
+constexpr i64 kCopyBytes = 256 << 10;    // of inputs
+constexpr i64 kRowBytes = 1 << 20;       // of the copies of a row of few outputs
+constexpr i64 kShortest = 256;           // outputs of a row that are computed at once, at least
+constexpr double kMostTaps = 12;         // of an output, where phases could be interleaved
 constexpr double kSerialWork = 1 << 19;  // outputs below which waking another thread costs more
 
 // Weights in the order in which output rows meet them: [channel][phase of the leading axes][their
-// taps][shift][residue], and for channels last [phase of the leading axes][their taps][shift][residue][channel].
+// taps][shift][residue], of which the first recur behind the last, and for channels last [phase of the leading
+// axes][their taps][shift][residue][channel].
 template <typename T>
 class Channelwise final : public Way<T> {
  public:
-  static std::unique_ptr<Way<T>> pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last);
+  static std::unique_ptr<Way<T>> pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last,
+                                      bool fastest);
 
   bool takes(const Call& call) const override {
-    return call.reads_last == call.writes_last && (call.reads_last ? pixels_ : rows_);
+    if (call.reads_last != call.writes_last) return false;
+    return call.reads_last ? pixels_ : any_row_ || (rows_ && worth_rows(call));
   }
+  bool alone() const override { return any_row_ || pixels_; }
   void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override;
   std::string why(const Call& call, const Team& team) const override;
   std::size_t size() const override { return weights_.size() + pixel_weights_.size(); }
@@ -32,35 +40,42 @@ class Channelwise final : public Way<T> {
   };
   struct RowPhase {
     std::vector<RowTap> taps;
-    i64 weights;  // within a channel
+    i64 first;  // of a channel's taps and shifts
   };
-  // The inputs of one output row: per tap of its phase, the number of an input row, or -1 where there is none.
-  const RowPhase& find_inputs(const Call& call, i64 row, std::vector<i64>& inputs) const;
+  class Rows;
 
+  bool worth_rows(const Call& call) const;
   int useful_threads(const Call& call, const Team& team) const;
-  void rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x, T* y) const;
+  // Outputs [begin, end) of the rows [first, last), counted over both leading axes, of one image.
+  struct Stretch {
+    i64 image, channel, first, last, begin, end;
+  };
+  i64 longest() const;
+  void rows(const Call& call, const Stretch& part, T bias, const T* x, T* y) const;
   void pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x, T* y) const;
 
   Layer layer_;                         // one group a channel
   bool rows_ = false, pixels_ = false;  // channels first, last
+  bool any_row_ = false;                // however short
   const Kernels<T>* kernels_ = nullptr;
-  i64 channel_size_ = 0;
+  i64 row_taps_ = 0;                  // most input rows of an output row
+  i64 channel_taps_ = 0, pitch_ = 0;  // taps and shifts of a channel, and numbers of each of them
   std::vector<i64> shift_;
   std::vector<RowPhase> phases_;  // by residue of the leading axes
-  std::vector<T> weights_, pixel_weights_;
+  Buffer<T> weights_;             // on vectors
+  std::vector<T> pixel_weights_;
 };
 
 template <typename T>
-std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last) {
+std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last,
+                                             bool fastest) {
   if (!layer.transposed || layer.rows != 1 || layer.cols != 1) return nullptr;
   const i64 lanes = kernels.lanes, step = layer.stride[2];
   auto way = std::make_unique<Channelwise>();
   Channelwise& c = *way;
   c.layer_ = layer;
   c.kernels_ = &kernels;
-  c.rows_ = step % lanes == 0;
   c.pixels_ = last && 2 * layer.groups >= lanes;
-  if (!c.rows_ && !c.pixels_) return nullptr;
   // All taps of an output are summed in one go, as in other layers.
   i64 window = 1;
   for (std::size_t a = 0; a < kAxes; ++a) {
@@ -70,13 +85,24 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
   }
   const std::vector<AxisPhase> across = axis_residues(layer.kernel[2], step, layer.dilation[2], true);
   c.shift_ = across[0].offset;
-  const i64 shifts = static_cast<i64>(c.shift_.size());
-  c.channel_size_ = layer.kernel[0] * layer.kernel[1] * shifts * step;
-
   const auto down = axis_residues(layer.kernel[1], layer.stride[1], layer.dilation[1], false);
   const auto deep = axis_residues(layer.kernel[0], layer.stride[0], layer.dilation[0], false);
-  if (c.rows_) c.weights_.resize(static_cast<std::size_t>(layer.groups * c.channel_size_));
-  if (c.pixels_) c.pixel_weights_.resize(static_cast<std::size_t>(layer.groups * c.channel_size_ + lanes));
+  const auto most = [](const std::vector<AxisPhase>& phases) {
+    std::size_t taps = 0;
+    for (const AxisPhase& phase : phases) taps = std::max(taps, phase.tap.size());
+    return static_cast<i64>(taps);
+  };
+  c.row_taps_ = most(deep) * most(down);
+  const i64 reach = c.shift_.front() - c.shift_.back();
+  const bool fits = c.row_taps_ * (std::abs(reach) + 3) * step * i64{sizeof(T)} <= kRowBytes;
+  c.any_row_ = fits && step % lanes == 0;
+  c.rows_ = c.any_row_ || (fits && fastest && !last && step > 1);
+  if (!c.rows_ && !c.pixels_) return nullptr;
+  c.channel_taps_ = layer.kernel[0] * layer.kernel[1] * static_cast<i64>(c.shift_.size());
+  c.pitch_ = round_up(step, lanes) + lanes;
+  const i64 taps = layer.groups * c.channel_taps_;
+  if (c.rows_) c.weights_.allocate(static_cast<std::size_t>(taps * c.pitch_));
+  if (c.pixels_) c.pixel_weights_.resize(static_cast<std::size_t>(taps * step + lanes));
   for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
@@ -86,12 +112,13 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
           for (std::size_t iy = 0; iy < y.tap.size(); ++iy) {
             phase.taps.push_back({z.offset[iz], y.offset[iy]});
             const T* row = w + (z.tap[iz] * layer.kernel[1] + y.tap[iy]) * layer.kernel[2];
-            for (std::size_t j = 0; j < c.shift_.size(); ++j)
-              for (i64 e = 0; e < step; ++e, ++begin) {
-                const i64 tap = across[static_cast<std::size_t>(e)].tap[j];
+            for (std::size_t j = 0; j < c.shift_.size(); ++j, ++begin)
+              for (i64 e = 0; e < c.pitch_; ++e) {
+                const i64 tap = across[static_cast<std::size_t>(e % step)].tap[j];
                 const T weight = tap < 0 ? T(0) : row[tap];
-                if (c.rows_) c.weights_[static_cast<std::size_t>(channel * c.channel_size_ + begin)] = weight;
-                if (c.pixels_) c.pixel_weights_[static_cast<std::size_t>(begin * layer.groups + channel)] = weight;
+                if (c.rows_) c.weights_.data()[(channel * c.channel_taps_ + begin) * c.pitch_ + e] = weight;
+                if (c.pixels_ && e < step)
+                  c.pixel_weights_[static_cast<std::size_t>((begin * step + e) * layer.groups + channel)] = weight;
               }
           }
         if (channel == 0) c.phases_.push_back(std::move(phase));
@@ -111,85 +138,175 @@ void Channelwise<T>::execute(const Call& call, const Team& team, const T* bias, 
       pixel_rows(call, task / blocks, block * all_rows / blocks, (block + 1) * all_rows / blocks, bias, x, y);
     });
   }
-  const i64 images = call.batch * layer_.groups;
-  const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images), 1, all_rows);
-  parallel_for(images * blocks, threads, [&](i64 task) {
-    const i64 image = task / blocks, block = task % blocks, channel = image % layer_.groups;
-    rows(call, image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks, bias ? bias[channel] : T(0),
-         x, y);
+  const i64 images = call.batch * layer_.groups, length = piece(call.out[2], longest());
+  const i64 stretches = ceil_div(call.out[2], length);
+  const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images * stretches), 1, all_rows);
+  parallel_for(images * stretches * blocks, threads, [&](i64 task) {
+    const i64 block = task % blocks, begin = task / blocks % stretches * length;
+    const i64 image = task / blocks / stretches, channel = image % layer_.groups;
+    rows(call,
+         {image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks, begin,
+          std::min(begin + length, call.out[2])},
+         bias ? bias[channel] : T(0), x, y);
   });
 }
 
+// Output rows one after the other, counted over both leading axes.
 template <typename T>
-auto Channelwise<T>::find_inputs(const Call& call, i64 row, std::vector<i64>& inputs) const -> const RowPhase& {
-  const i64 z = row / call.out[1] + call.lo[0], y = row % call.out[1] + call.lo[1];
-  const i64 qz = floor_div(z, layer_.stride[0]), qy = floor_div(y, layer_.stride[1]);
-  const i64 residue = (z - qz * layer_.stride[0]) * layer_.stride[1] + y - qy * layer_.stride[1];
-  const RowPhase& phase = phases_[static_cast<std::size_t>(residue)];
-  inputs.clear();
-  for (const RowTap& tap : phase.taps) {
-    const i64 iz = qz + tap.z, iy = qy + tap.y;
-    const bool inside = iz >= 0 && iz < call.in[0] && iy >= 0 && iy < call.in[1];
-    inputs.push_back(inside ? iz * call.in[1] + iy : -1);
+class Channelwise<T>::Rows {
+ public:
+  Rows(const Channelwise& way, const Call& call, i64 first)
+      : way_(way), call_(call), z_(way, call, 0, first / call.out[1]), y_(way, call, 1, first % call.out[1]) {
+    find();
   }
-  return phase;
+  void next() {
+    if (!y_.next()) z_.next();
+    find();
+  }
+  const RowPhase& phase() const { return *phase_; }
+  // Per tap of the phase, the number of an input row, or -1 where there is none.
+  const std::vector<i64>& inputs() const { return inputs_; }
+  bool changed() const { return changed_; }  // they are not those of the row before
+
+ private:
+  struct Axis {
+    Axis(const Channelwise& way, const Call& call, std::size_t axis, i64 at)
+        : stride(way.layer_.stride[axis]), out(call.out[axis]), lo(call.lo[axis]), at(at) {
+      find();
+    }
+    void find() {
+      q = floor_div(at + lo, stride);
+      residue = at + lo - q * stride;
+    }
+    bool next() {  // or back at the first
+      if (++residue == stride) {
+        residue = 0;
+        ++q;
+      }
+      if (++at < out) return true;
+      at = 0;
+      find();
+      return false;
+    }
+    i64 stride, out, lo, at, q = 0, residue = 0;
+  };
+  void find() {
+    phase_ = &way_.phases_[static_cast<std::size_t>(z_.residue * y_.stride + y_.residue)];
+    changed_ = inputs_.size() != phase_->taps.size();
+    inputs_.resize(phase_->taps.size());
+    i64* input = inputs_.data();
+    for (const RowTap& tap : phase_->taps) {
+      const i64 z = z_.q + tap.z, y = y_.q + tap.y;
+      const bool inside = z >= 0 && z < call_.in[0] && y >= 0 && y < call_.in[1];
+      const i64 number = inside ? z * call_.in[1] + y : -1;
+      changed_ |= number != *input;
+      *input++ = number;
+    }
+  }
+  const Channelwise& way_;
+  const Call& call_;
+  Axis z_, y_;
+  const RowPhase* phase_ = nullptr;
+  std::vector<i64> inputs_;
+  bool changed_ = true;
+};
+
+// For each input row, which copy holds it; those that none holds are copied where one is no longer needed.
+template <typename Copy>
+void find_copies(const std::vector<i64>& rows, std::vector<i64>& held, std::vector<std::size_t>& copy_of, Copy&& copy) {
+  copy_of.clear();
+  for (const i64 row : rows)
+    copy_of.push_back(static_cast<std::size_t>(std::find(held.begin(), held.end(), row) - held.begin()));
+  std::size_t free = 0;
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    if (copy_of[t] < held.size()) continue;
+    while (std::find(copy_of.begin(), copy_of.end(), free) != copy_of.end()) ++free;
+    copy(free, rows[t]);
+    held[free] = rows[t];
+    for (std::size_t same = t; same < rows.size(); ++same)
+      if (rows[same] == rows[t]) copy_of[same] = free;
+  }
 }
 
-// Output rows [first, last), counted over both leading axes, of one image.
+// Outputs of a row that are computed at once.
 template <typename T>
-void Channelwise<T>::rows(const Call& call, i64 image, i64 channel, i64 first, i64 last, T bias, const T* x,
-                          T* y) const {
+i64 Channelwise<T>::longest() const {
+  return std::max(kCopyBytes / (row_taps_ * i64{sizeof(T)}), kShortest);
+}
+
+// Inputs are copied as often as they have phases, so that outputs, inputs and weights of a tap lie in lines; a copy
+// stays for all output rows that read it. Past the caches only whole vectors are written: what is behind the last one
+// of a row waits for the next row, which goes on there.
+template <typename T>
+void Channelwise<T>::rows(const Call& call, const Stretch& part, T bias, const T* x, T* y) const {
   const i64 lanes = kernels_->lanes, step = layer_.stride[2];
-  // Along the row, outputs are counted from the last multiple of the stride at or before its first.
-  const i64 q = floor_div(call.lo[2], step), lead = call.lo[2] - q * step;
-  const i64 vectors = ceil_div(lead + call.out[2], lanes * kStencilVectors) * kStencilVectors;
   const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
-  const i64 from = q + *low, to = q + *high + (vectors * lanes - 1) / step;  // inputs that are read
-  const i64 pitch = to - from + 1;
-  const i64 skip = std::clamp<i64>(-from, 0, pitch), stop = std::clamp<i64>(call.in[2] - from, skip, pitch);
+  // Inputs that are read: whole vectors of outputs may begin before the first one, and end behind the last.
+  const i64 from = floor_div(part.begin - lanes + call.lo[2], step) + *low;
+  const i64 count = floor_div(part.end + lanes + call.lo[2], step) + *high + 1 - from;
+  const i64 skip = std::clamp<i64>(-from, 0, count), stop = std::clamp<i64>(call.in[2] - from, skip, count);
 
-  const auto taps = static_cast<std::size_t>(layer_.kernel[0] * layer_.kernel[1]);
-  T* out = scratch<T>(static_cast<std::size_t>(vectors * lanes) + taps * static_cast<std::size_t>(pitch));
-  T* copies = out + vectors * lanes;
-  std::vector<const T*> inputs;
-  std::vector<i64> numbers, held(taps, -2);  // which input row a copy holds; rows are found again by their number
-  const bool stream =
-      call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2] * static_cast<i64>(sizeof(T)) >
-      Limits::stream_bytes;
+  const i64 pitch = count * step + lanes;
+  T *const rest = scratch<T>(static_cast<std::size_t>(lanes + row_taps_ * pitch)), *const copies = rest + lanes;
+  std::vector<i64> held(static_cast<std::size_t>(row_taps_), -2);  // which input row a copy holds
+  std::vector<std::size_t> copy_of;                                // of each tap of a row
+  std::vector<const T*> inputs;                                    // of the first output
+  const i64 all = call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2];
 
-  Stencil<T> s;
+  Stencil<T> s{};
   s.step = step;
-  s.vectors = vectors;
+  s.turn = lanes % step;
+  s.w_pitch = pitch_;
   s.bias = bias;
-  s.out = out;
-  for (i64 row = first; row < last; ++row) {
-    const RowPhase& phase = find_inputs(call, row, numbers);
-    inputs.clear();
-    for (std::size_t t = 0; t < numbers.size(); ++t) {
-      const i64 number = numbers[t];
-      T* copy = copies + static_cast<i64>(t) * pitch;
-      if (held[t] != number) {
-        held[t] = number;
-        if (number >= 0) {
-          const T* source = x + image * call.in[0] * call.in[1] * call.in[2] + number * call.in[2];
-          std::fill_n(copy, skip, T(0));
-          std::copy(source + from + skip, source + from + stop, copy + skip);
-          std::fill_n(copy + stop, pitch - stop, T(0));
-        } else {
-          std::fill_n(copy, pitch, T(0));
-        }
-      }
-      for (i64 shift : shift_) inputs.push_back(copy + shift - *low);
+  s.rest = rest;
+  s.past_caches = all * i64{sizeof(T)} > Limits::stream_bytes && reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
+  const bool in_a_line = s.past_caches && part.end - part.begin == call.out[2];
+  const auto phase_of = [&](i64 o) { return o + call.lo[2] - floor_div(o + call.lo[2], step) * step; };
+  const i64 begin_phase = phase_of(part.begin);
+  i64 waiting = 0;
+  T* out = y + (part.image * call.out[0] * call.out[1] + part.first) * call.out[2];
+  Rows row(*this, call, part.first);
+  for (i64 left = part.last - part.first; left > 0; --left, out += call.out[2], row.next()) {
+    if (row.changed()) {
+      find_copies(row.inputs(), held, copy_of, [&](std::size_t copy, i64 number) {
+        T* const to = copies + static_cast<i64>(copy) * pitch;
+        const i64 first = number < 0 ? count : skip, last = number < 0 ? count : stop;
+        std::fill_n(to, first * step, T(0));
+        kernels_->repeat(x + (part.image * call.in[0] * call.in[1] + number) * call.in[2] + from + first, last - first,
+                         step, to + first * step);
+        std::fill_n(to + last * step, (count - last) * step, T(0));
+      });
+      inputs.clear();
+      for (const std::size_t copy : copy_of)
+        for (const i64 shift : shift_)
+          inputs.push_back(copies + static_cast<i64>(copy) * pitch + call.lo[2] + (shift - from) * step);
+      s.x = inputs.data();
     }
-    s.x = inputs.data();
     s.taps = static_cast<i64>(inputs.size());
-    s.w = weights_.data() + channel * channel_size_ + phase.weights;
-    kernels_->stencil(s);
-    T* dst = y + (image * call.out[0] * call.out[1] + row) * call.out[2];
-    if (stream)
-      kernels_->stream(out + lead, call.out[2], dst);
-    else
-      std::copy_n(out + lead, call.out[2], dst);
+    s.w = weights_.data() + (part.channel * channel_taps_ + row.phase().first) * pitch_;
+    const auto compute = [&](i64 first, i64 last, i64 head) {
+      s.first = first;
+      s.phase = first == part.begin ? begin_phase : phase_of(first);
+      s.length = last - first;
+      s.head = head;
+      s.out = out + first;
+      kernels_->stencil(s);
+      return s.length % lanes;
+    };
+    i64 first = part.begin;
+    if (s.past_caches && waiting == 0) {
+      const i64 begins = static_cast<i64>(reinterpret_cast<std::uintptr_t>(out + first) / sizeof(T)) % lanes;
+      if (begins > 0) {
+        const i64 next = std::min(first + lanes - begins, part.end);
+        std::copy_n(rest, compute(first, next, 0), out + first);
+        first = next;
+      }
+    }
+    if (first == part.end) continue;
+    waiting = compute(first - waiting, part.end, waiting);
+    if (in_a_line && left > 1) continue;
+    std::copy_n(rest, waiting, out + part.end - waiting);
+    waiting = 0;
   }
 }
 
@@ -219,7 +336,7 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
   std::fill_n(biases, pitch, T(0));
   if (bias) recur(bias, biases);
 
-  std::vector<i64> numbers, held;
+  std::vector<i64> held;
   std::vector<const T*> weights, inputs;
   PixelStencil<T> s;
   s.bias = biases;
@@ -228,8 +345,9 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
   for (i64 from = first_q; from < last_q; from += most) {
     const i64 to = std::min(from + most, last_q), inputs_of_row = to - from + reach;
     held.assign(static_cast<std::size_t>(rows), -2);
-    for (i64 row = first; row < last; ++row) {
-      const RowPhase& phase = find_inputs(call, row, numbers);
+    Rows row(*this, call, first);
+    for (i64 number = first; number < last; ++number, row.next()) {
+      const std::vector<i64>& numbers = row.inputs();
       for (std::size_t t = 0; t < numbers.size(); ++t) {
         if (held[t] == numbers[t]) continue;
         held[t] = numbers[t];
@@ -240,8 +358,8 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
           else
             std::fill_n(copy, pitch, T(0));
       }
-      const T* w = pixel_weights_.data() + phase.weights * channels;
-      T* out = y + row * length;
+      const T* w = pixel_weights_.data() + row.phase().first * step * channels;
+      T* out = y + number * length;
       s.taps = static_cast<i64>(numbers.size()) * shifts;
       for (i64 q = from; q < to; q += s.repeats) {
         const i64 x0 = q * step - call.lo[2], begin = std::max<i64>(x0, 0), stop = std::min(x0 + step, call.out[2]);
@@ -265,6 +383,17 @@ void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last
       }
     }
   }
+}
+
+// Against interleaved phases, for an image: what beginning a row takes, and what each of its vectors saves. As
+// measured.
+template <typename T>
+bool Channelwise<T>::worth_rows(const Call& call) const {
+  const double taps = static_cast<double>(row_taps_ * static_cast<i64>(shift_.size())),
+               vectors = static_cast<double>(call.out[2]) / kernels_->lanes;
+  const bool far = layer_.groups * call.out[0] * call.out[1] * call.out[2] * i64{sizeof(T)} > Limits::stream_bytes;
+  return taps <= kMostTaps &&
+         vectors * (8 - 0.5 * taps + (far ? 4 : 0) + (layer_.stride[2] > 3 ? 3 : 0)) > 30 + 5 * taps;
 }
 
 template <typename T>
@@ -300,13 +429,14 @@ std::vector<T> diagonal_of(const Layer& layer, const T* w) {
 }
 
 template <typename T>
-std::unique_ptr<Way<T>> channelwise(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last) {
-  return Channelwise<T>::pack(layer, kernels, w, last);
+std::unique_ptr<Way<T>> channelwise(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last,
+                                    bool fastest) {
+  return Channelwise<T>::pack(layer, kernels, w, last, fastest);
 }
 
 #define UPSCORE_INSTANTIATE(T)                                    \
   template std::vector<T> diagonal_of<T>(const Layer&, const T*); \
-  template std::unique_ptr<Way<T>> channelwise<T>(const Layer&, const Kernels<T>&, const T*, bool);
+  template std::unique_ptr<Way<T>> channelwise<T>(const Layer&, const Kernels<T>&, const T*, bool, bool);
 UPSCORE_INSTANTIATE(float)
 UPSCORE_INSTANTIATE(double)
 

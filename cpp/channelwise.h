@@ -14,9 +14,10 @@ namespace upscore {
 template <typename T>
 std::vector<T> diagonal_of(const Layer& layer, const T* w);
 
-// Null where the layer's channels mix, or where it is as good as any other layer: channels first unless the stride is a
-// multiple of the lanes, and channels last (`last`) where there are too few channels for a vector.
+// Null where the layer's channels mix, or where it is as good as any other layer: channels first where a row has one
+// phase or many taps, and channels last (`last`) where there are too few channels for a vector. Not `fastest`: channels
+// first only where the stride is a multiple of the lanes.
 template <typename T>
-std::unique_ptr<Way<T>> channelwise(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last);
+std::unique_ptr<Way<T>> channelwise(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last, bool fastest);
 
 }  // namespace upscore

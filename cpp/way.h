@@ -16,6 +16,8 @@ class Way {
   virtual ~Way() = default;
   // Whether it can be called so: any call channels first, unless it says otherwise.
   virtual bool takes(const Call& call) const { return !call.reads_last && !call.writes_last; }
+  // Whether the layer needs no other way, for calls that it does not take.
+  virtual bool alone() const { return true; }
   // y (batch, groups*rows, *out) = layer(x (batch, groups*cols, *in)) + bias (groups*rows, or null).
   virtual void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const = 0;
   virtual std::string why(const Call& call, const Team& team) const = 0;

@@ -172,17 +172,18 @@ struct Bf16Kernels {
   void (*product)(const Bf16Product& p);
 };
 
-// One output row of one channel, for strides that are multiples of the lanes:
-// out[e] = sum over taps of w[tap][e % step] * x[tap][e / step] + bias.
-constexpr int kStencilVectors = 4;  // computed together; divides the number of vectors
-
+// A stretch of an output row of one channel, along which weights recur:
+// out[i] = sum over taps of w[tap][(phase + i) % step] * x[tap][first + i] + bias for i < length. Whole vectors are
+// written, past the caches if `out` lies on a vector; what is behind the last goes to `rest`. The first `head` numbers
+// come from there: they are another row's, which ends where this one begins.
 template <typename T>
 struct Stencil {
-  const T* w;
-  const T* const* x;  // per tap, its input row from its shift on
-  i64 taps, step, vectors;
+  const T* w;                                                 // recurring up to a vector behind the last phase
+  const T* const* x;                                          // per tap, inputs as often as they have phases
+  i64 taps, step, turn, w_pitch, first, phase, length, head;  // turn: phases from a vector's first to the next one's
   T bias;
-  T* out;
+  T *out, *rest;
+  bool past_caches;
 };
 template <typename T>
 using StencilKernel = void (*)(const Stencil<T>&);
@@ -250,6 +251,8 @@ struct Kernels {
   ChannelProductKernel<T> plane_product[kMaxRowVectors + 1][kMaxPositions + 1];    // or next to each other
   StencilKernel<T> stencil;
   void (*pixel_stencil)(const PixelStencil<T>&);
+  // dst[i*step + e] = src[i] for i < count, e < step. Up to a vector more is written.
+  void (*repeat)(const T* src, i64 count, i64 step, T* dst);
 
   // For each row, dst[place + e - first] = src[source + (e % step)*pitch + e / step] + bias[(e % step)*each] for e in
   // [first, last); `each` is 0 or 1, and with 0 there need be no bias.

@@ -1,37 +1,140 @@
 // One channel at a time: lanes run along the output row, so results need no interleaving.
 #pragma once
 
+#include <algorithm>
+#include <utility>
+
 #include "kernels.h"
 #include "vector.h"
 
 namespace upscore::UPSCORE_ISA {
 
+template <typename T, int... I>
+constexpr Index<T> lane_numbers_of(std::integer_sequence<int, I...>) {
+  return Index<T>{I...};
+}
 template <typename T>
-void stencil(const Stencil<T>& s) {
-  constexpr int L = kLanes<T>, U = kStencilVectors;
-  const Stencil<T> here = s;  // stores might change what lies in memory, as far as a compiler knows
-  i64 next = 0, first = 0;    // input and phase of the next vector
-  for (i64 o = 0; o < here.vectors; o += U) {
-    Vector<T> sum[U];
-    i64 input[U], phase[U];
-#pragma GCC unroll 8
+constexpr Index<T> lane_numbers() {
+  return lane_numbers_of<T>(std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// U vectors of sums from i on; kTaps: known to the compiler, or 0; kSame: every vector has the same weights.
+template <typename T, int kTaps, bool kSame>
+class StencilSums {
+ public:
+  static constexpr int L = kLanes<T>;
+  explicit StencilSums(const Stencil<T>& s) : s_(s), phase_(s.phase) {
+    for (int tap = 0; tap < kTaps; ++tap) {
+      w_[tap] = s.w + tap * s.w_pitch;
+      x_[tap] = s.x[tap] + s.first;
+      weight_[tap] = load(w_[tap] + phase_);
+    }
+  }
+  template <int U>
+  void next(i64 i, Vector<T>* sums) {
+    i64 phase[U];
     for (int u = 0; u < U; ++u) {
-      sum[u] = Vector<T>{};
-      input[u] = next;
-      phase[u] = first;
-      first += L;
-      if (first == here.step) {
-        first = 0;
-        ++next;
+      sums[u] = Vector<T>{};
+      phase[u] = phase_;
+      phase_ += s_.turn;
+      if (phase_ >= s_.step) phase_ -= s_.step;
+    }
+    if constexpr (kTaps > 0) {
+#pragma GCC unroll 4
+      for (int tap = 0; tap < kTaps; ++tap)
+        for (int u = 0; u < U; ++u)
+          sums[u] += load(x_[tap] + i + u * L) * (kSame ? weight_[tap] : load(w_[tap] + phase[u]));
+    } else {
+      const T* w = s_.w;
+      for (i64 tap = 0; tap < s_.taps; ++tap, w += s_.w_pitch) {
+        const T* const x = s_.x[tap] + s_.first + i;
+        if constexpr (kSame) {
+          const Vector<T> weight = load(w + phase[0]);
+          for (int u = 0; u < U; ++u) sums[u] += load(x + u * L) * weight;
+        } else {
+          for (int u = 0; u < U; ++u) sums[u] += load(x + u * L) * load(w + phase[u]);
+        }
       }
     }
-    for (i64 tap = 0; tap < here.taps; ++tap) {
-      const T *x = here.x[tap], *w = here.w + tap * here.step;
-#pragma GCC unroll 8
-      for (int u = 0; u < U; ++u) sum[u] += x[input[u]] * load(w + phase[u]);
+    for (int u = 0; u < U; ++u) sums[u] += s_.bias;
+  }
+
+ private:
+  const Stencil<T> s_;  // stores might change what lies in memory, as far as a compiler knows
+  i64 phase_;
+  const T *w_[kTaps + 1], *x_[kTaps + 1];
+  Vector<T> weight_[kTaps + 1];
+};
+
+template <typename T, int kTaps, bool kSame>
+void stencil_row(const Stencil<T>& s) {
+  constexpr int L = kLanes<T>, U = kTaps > 0 ? 1 : 4;
+  const i64 head = s.head, length = s.length;
+  T *const out = s.out, *const rest = s.rest;
+  const bool past_caches = s.past_caches;
+  StencilSums<T, kTaps, kSame> row(s);
+  const auto put = [&](i64 i, Vector<T> v) { past_caches ? store_past_caches(out + i, v) : store(out + i, v); };
+  Vector<T> sums[U];
+  i64 i = 0;
+  if (head > 0) {
+    row.template next<1>(0, sums);
+    using Lane = decltype(lane_numbers<T>()[0] + 0);
+    sums[0] = lane_numbers<T>() < static_cast<Lane>(head) ? load(rest) : sums[0];
+    if (length < L) return store(rest, sums[0]);
+    put(0, sums[0]);
+    i = L;
+  }
+  for (; i + U * L <= length; i += U * L) {
+    row.template next<U>(i, sums);
+    for (int u = 0; u < U; ++u) put(i + u * L, sums[u]);
+  }
+  if constexpr (U > 1)
+    for (; i + L <= length; i += L) {
+      row.template next<1>(i, sums);
+      put(i, sums[0]);
     }
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) store(here.out + (o + u) * L, sum[u] + here.bias);
+  if (i == length) return;
+  row.template next<1>(i, sums);
+  store(rest, sums[0]);
+}
+
+template <typename T>
+void stencil(const Stencil<T>& s) {
+  const bool same = s.turn == 0;
+  switch (s.taps) {
+    case 1:
+      return same ? stencil_row<T, 1, true>(s) : stencil_row<T, 1, false>(s);
+    case 2:
+      return same ? stencil_row<T, 2, true>(s) : stencil_row<T, 2, false>(s);
+    case 4:
+      return same ? stencil_row<T, 4, true>(s) : stencil_row<T, 4, false>(s);
+    default:
+      return same ? stencil_row<T, 0, true>(s) : stencil_row<T, 0, false>(s);
+  }
+}
+
+// dst[i*step + e] = src[i] for i < count, e < step.
+template <typename T>
+void repeat(const T* src, i64 count, i64 step, T* dst) {
+  constexpr int L = kLanes<T>;
+  if (step >= L || count < L) {
+    for (i64 i = 0; i < count; ++i, dst += step)
+      for (i64 e = 0; e < step; e += L) store(dst + e, src[i] - Vector<T>{});
+    return;
+  }
+  // Whole vectors; the inputs of the last ones are found among the last ones that make a vector.
+  using Lane = decltype(lane_numbers<T>()[0] + 0);
+  const Lane inverse = static_cast<Lane>((1 << 16) / step + 1);
+  Lane phase = 0;
+  for (i64 o = 0, i = 0; o < count * step; o += L, i += L / step) {
+    if (phase >= step) {
+      phase -= static_cast<Lane>(step);
+      ++i;
+    }
+    const i64 from = std::min(i, count - L);
+    const Index<T> index = ((lane_numbers<T>() + phase) * inverse >> 16) + static_cast<Lane>(i - from);
+    store(dst + o, __builtin_shuffle(load(src + from), index));
+    phase += static_cast<Lane>(L % step);
   }
 }
 

@@ -27,6 +27,7 @@ Kernels<T> table() {
   k.copy_rows = copy_rows<T>;
   k.stencil = stencil<T>;
   k.pixel_stencil = pixel_stencil<T>;
+  k.repeat = repeat<T>;
   k.transpose = transpose<T>;
   k.unfold = unfold<T>;
   k.dots = dots<T>;
