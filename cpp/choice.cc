@@ -64,8 +64,8 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
       plan = {};
       plan.minimal = std::make_shared<const MinimalSchedule>(std::move(*minimal));
     }
-  if (packings.fold &&
-      (packings.method == Method::kFolded || worth_folding(layer, call, *packings.fold, target, limit)))
+  if (packings.fold && (packings.method == Method::kFolded ||
+                        worth_folding(layer, call, *packings.fold, target, limit, plan.minimal != nullptr)))
     if (auto fold = plan_fold(layer, call, *packings.fold, target, team)) {
       plan = {};
       plan.fold = std::make_shared<const FoldSchedule>(std::move(*fold));

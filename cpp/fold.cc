@@ -157,8 +157,11 @@ class Execution {
     const i64 end = std::max(kept, s_.before + region.end);
     for (i64 r = 0; r < count * lanes_; ++r)
       if (begin > kept) std::fill_n(rows + r * s_.row + kept, begin - kept, T(0));
-    each_inputs(part, region,
-                [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
+    if (s_.lines)
+      multiply_lines(part, region, memory, first, count, rows);
+    else
+      each_inputs(part, region,
+                  [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
     for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row + end, s_.row - end, T(0));
   }
 
@@ -174,6 +177,65 @@ class Execution {
                      : last == high     ? region.end
                                         : place_of(part, last, 0)});
       }
+  }
+
+  // Of a region whose inputs lie in lines: rows are written where they belong, then zeros behind each of them.
+  void multiply_lines(const Part& part, const Region& region, T* panel, i64 first, i64 count, T* rows) const {
+    const i64 wide = region.last - region.first, all = s_.lines->inputs, end = region.row + region.rows;
+    for (i64 row = region.row; row < end; ++row) {
+      const i64 place = s_.before + place_of(part, row, region.first);
+      const i64 next = s_.before + (row + 1 < end ? place_of(part, row + 1, region.first) : region.end);
+      for (i64 i = 0; i < wide; i += all)
+        multiply_line(part, row * call_.in[2] + region.first + i, std::min(all, wide - i), panel, first, count,
+                      rows + place + i);
+      for (i64 r = 0; r < count * lanes_; ++r)
+        std::fill(rows + r * s_.row + place + wide, rows + r * s_.row + next, T(0));
+    }
+  }
+
+  // Of so many inputs from one of a channel on; up to a vector more of each row is written.
+  void multiply_line(const Part& part, i64 input, i64 inputs, T* panel, i64 first, i64 count, T* rows) const {
+    const i64 columns = layer_.groups * layer_.cols, first_column = part.image * columns + part.group * layer_.cols;
+    const T* const x = x_ + first_column * plane_ + input;
+    const T* const behind = x_ + call_.batch * columns * plane_;
+    const i64 whole = round_up(inputs, lanes_);
+    const bool in_place = s_.lines->in_place && behind - x >= (layer_.cols - 1) * plane_ + whole;
+    if (!in_place) {
+      const Run run{0, inputs, input};
+      kernels_.copy_runs(x - input, behind, plane_, layer_.cols, 1, &run, 1, whole, panel);
+    }
+    const i64 none = 0, unit_rows = packing_.channels * layer_.taps();
+    const T* ahead = nullptr;
+    Product<T> p{};
+    p.w_step = lanes_;
+    p.x_offset = &none;
+    p.x_stride = in_place ? plane_ : whole;
+    p.x_vector = lanes_;
+    p.taps = 1;
+    p.c_stride = s_.row;
+    p.ahead_stride = plane_;
+    const T* const weights = packed_ + (part.group * packing_.units * packing_.vectors + first) * layer_.cols * lanes_;
+    i64 fetched = inputs;  // the next ones are, meanwhile
+    for (i64 v = 0; v < count; ++v) {
+      const i64 taps = std::min(unit_rows - (first + v) % packing_.vectors * lanes_, lanes_);
+      for (i64 tap = 0, most = piece(taps, s_.lines->taps); tap < taps; tap += most) {
+        const i64 height = std::min(most, taps - tap);
+        for (i64 i = 0; i < inputs; i += s_.lines->vectors * lanes_) {
+          const i64 vectors = std::min(s_.lines->vectors, ceil_div(inputs - i, lanes_));
+          for (i64 column = 0; column < layer_.cols; column += Limits::terms) {
+            p.columns = std::min(Limits::terms, layer_.cols - column);
+            p.accumulate = column > 0;
+            p.w = weights + (v * layer_.cols + column) * lanes_ + tap;
+            p.x = (in_place ? x : panel) + column * p.x_stride + i;
+            p.c = rows + (v * lanes_ + tap) * s_.row + i;
+            ahead = x + column * plane_ + fetched;
+            p.ahead = far_ && fetched < 2 * inputs ? &ahead : nullptr;
+            kernels_.product[height][vectors](p);
+          }
+          fetched += lanes_;
+        }
+      }
+    }
   }
 
   // Of these inputs.

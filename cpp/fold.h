@@ -49,7 +49,14 @@ struct FoldSchedule {
   i64 vectors = 1, positions = 1;  // of a register tile
   i64 rows = 1, across = 1;        // inputs that are multiplied together: so many rows of all images, of each so many
   bool in_place = false;           // inputs are not copied first
-  i64 panel = 0, products = 0;     // scratch, in numbers
+  // Lanes along inputs that lie in a line instead, so that nothing is turned: so many at a time, by register tiles of
+  // taps and vectors.
+  struct Lines {
+    i64 inputs, taps, vectors;
+    bool in_place;
+  };
+  std::optional<Lines> lines;
+  i64 panel = 0, products = 0;  // scratch, in numbers
   Writing writing;
   int threads = 1;
   double cycles = 0;  // of a group, that it should take
@@ -60,10 +67,11 @@ struct FoldSchedule {
 std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
                                       const Target& target, const Team& team);
 
-// Whether it takes less than so many cycles for an image and one thread; of small images, for one and for several in
-// the mean. Like the bits of a result, that depends neither on the batch nor on the threads.
-bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
-                   double limit);
+// Whether it takes less than so many cycles, of minimal filtering or another way, for an image and one thread; of small
+// images, for one and for several in the mean. Like the bits of a result, that depends neither on the batch nor on the
+// threads.
+bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target, double limit,
+                   bool filtered);
 
 // Whether outputs can be written channels last.
 bool writes_last(const Layer& layer, const FoldPacking& packing, const FoldSchedule& schedule, const Target& target);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <sstream>
 #include <utility>
 
@@ -13,14 +14,18 @@ constexpr i64 kMostTaps = 4096;
 constexpr i64 kMostPlaces = 1 << 26;   // of an image, with the zeros between rows
 constexpr i64 kAllRowBytes = 2 << 20;  // of all rows of an image that threads share
 constexpr i64 kPartsOfThread = 2;
-constexpr i64 kSeveral = 8;           // small images, for which it is to be worth as well
-constexpr i64 kTogether = 512;        // places of images that are computed together
-constexpr i64 kFewColumns = 8;        // input channels of a group whose sums are not worth to be put down
-constexpr double kManyRows = 1.1;     // where output channels fill vectors, the direct way is faster than its estimate
-constexpr i64 kMostColumns = 4096;    // input channels of a group
-constexpr i64 kMostChannels = 32;     // of a unit
-constexpr double kFilled = 0.92;      // share of a unit's vectors that is enough
-constexpr i64 kSumBytes = 384 << 10;  // of a task's outputs
+constexpr i64 kSeveral = 8;        // small images, for which it is to be worth as well
+constexpr i64 kTogether = 512;     // places of images that are computed together
+constexpr i64 kFewColumns = 8;     // input channels of a group whose sums are not worth to be put down
+constexpr double kManyRows = 1.1;  // where output channels fill vectors, the direct way is faster than its estimate
+// With lanes along inputs: so much sooner than estimates say minimal filtering of few columns is done, and what does
+// not overlap.
+constexpr double kFilteredSooner = 1.18, kApartSooner = 1.25;
+constexpr i64 kFewFiltered = 128;
+constexpr i64 kMostColumns = 4096;        // input channels of a group
+constexpr i64 kMostChannels = 32;         // of a unit
+constexpr double kFilled = 0.92;          // share of a unit's vectors that is enough
+constexpr i64 kSumBytes = 384 << 10;      // of a task's outputs
 constexpr i64 kLastSumBytes = 768 << 10;  // of all channels, where they are written next to each other
 constexpr i64 kRowBytes = 640 << 10;      // of the rows that are folded together
 constexpr i64 kStretchesOfThread = 4;     // of bands, at most;
@@ -28,7 +33,10 @@ constexpr i64 kTried = 8;                 // so many counts of them
 constexpr i64 kPanelBytes = 192 << 10;    // of inputs
 constexpr i64 kMostSpan = 2048;           // places of their products, with the zeros between rows
 constexpr i64 kMostPositions = 192;       // multiplied together
-constexpr i64 kSmall = 64;                // positions of an image of which several may be computed together
+constexpr i64 kLineVectors = 9;           // of inputs that are copied at a time, where they lie in lines
+constexpr i64 kNearBytes = 32 << 10;      // of inputs, in a first-level cache, of whose sets the lines at one place are
+constexpr i64 kNearSets = 64, kNearLines = 8;
+constexpr i64 kSmall = 64;  // positions of an image of which several may be computed together
 
 // Cycles that no other way takes.
 constexpr double kWait = 1;       // for the weights of a column
@@ -37,6 +45,9 @@ constexpr double kTurn = 0.45;    // to turn a number
 constexpr double kAdd = 2;        // to add a vector
 constexpr double kAddBegin = 10;  // to begin with a phase
 constexpr double kSecond = 2500;  // for threads to meet once more
+constexpr double kAgain = 6;      // to fetch a column's inputs again that others have driven out of a cache
+constexpr double kLineCopy = 2;   // to copy a vector, where inputs lie in lines
+constexpr double kNotNear = 1.1;  // times as long, where inputs come from the second-level cache again and again
 
 }  // namespace
 
@@ -147,6 +158,9 @@ class FoldScheduler {
     s_.rows = row <= most ? std::min(most / row, rows) : 1;
     while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
     s_.in_place = images == 1 || call.reads_last;
+    if (images > 1 || call.reads_last) return;
+    const auto [lines, time] = plan_lines();
+    if (time < all_products(stay_near(s_.positions) ? 0 : kAgain)) s_.lines = lines;
   }
 
   // The most positions of a band whose rows and sums fit; 0 where there is none.
@@ -169,18 +183,14 @@ class FoldScheduler {
   // Of all images, and so many units.
   double cycles(i64 units) const {
     const i64 high = s_.images * call_.in[0] * call_.in[1], wide = call_.in[2], lanes = target_.lanes;
-    const double p = static_cast<double>(piece(s_.rows * s_.across, s_.positions));
-    const double v = static_cast<double>(s_.vectors), cols = static_cast<double>(layer_.cols);
-    const double tile = cols * (std::max({Cycles::product * p * v, 0.5 * (p + v), 4.0}) + kWait) + kCall;
-    const double vectors = static_cast<double>(units * packing_.vectors);
+    const double cols = static_cast<double>(layer_.cols), vectors = static_cast<double>(units * packing_.vectors);
     const double taps = static_cast<double>(packing_.channels * layer_.taps());
     const double lines = static_cast<double>(s_.images * s_.axis[0].positions * s_.axis[1].positions);
-    const double places = banded_ ? static_cast<double>(s_.image) : static_cast<double>(s_.places);
-    const double sums = banded_ ? places : static_cast<double>(s_.width);  // of a phase
-    const double unit = taps * (places * kTurn + sums / static_cast<double>(lanes) * kAdd) +
+    const double sums = static_cast<double>(banded_ ? s_.image : s_.width);  // of a phase
+    const double unit = taps * (sums / static_cast<double>(lanes) * kAdd) +
                         static_cast<double>(packing_.channels * phases_) * (kAddBegin + Cycles::piece * lines);
-    double all = vectors * std::ceil(static_cast<double>(high * wide) / p) / v * tile +
-                 static_cast<double>(units) * unit + Cycles::task;
+    const double products = s_.lines ? plan_lines().second : all_products();
+    double all = static_cast<double>(units) * (products / static_cast<double>(packing_.units) + unit) + Cycles::task;
     if (!s_.in_place) {
       const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
       const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
@@ -234,12 +244,17 @@ class FoldScheduler {
     s_.threads = threads;
     s_.panel = s_.in_place ? 0 : layer_.cols * s_.rows * s_.across + 2 * lanes;
     s_.products = (span() + 2 * lanes) * (s_.vectors + 1) * lanes;
+    if (s_.lines) {
+      s_.panel = layer_.cols * s_.lines->inputs + 2 * lanes;
+      s_.products = 0;
+    }
     s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, call_.writes_last ? layer_.rows : 1,
                               phases_ * s_.width, target_);
     std::ostringstream why;
     why << "transposed convolution: " << layer_.taps() << (layer_.taps() == 1 ? " tap" : " taps")
-        << ", folded because the map is small or outputs are few: lanes run along the taps of output channels, what "
-        << "an input adds through each of them is computed first, and added where it overlaps; ";
+        << ", folded because the map is small or outputs are few: lanes run along "
+        << (s_.lines ? "inputs" : "the taps of output channels")
+        << ", what an input adds through each tap is computed first, and added where it overlaps; ";
     if (s_.in_turn)
       why << "all threads compute " << s_.share << " of " << s_.together << " vectors of taps at a time, then fold";
     else
@@ -256,6 +271,55 @@ class FoldScheduler {
   // Zeros or inputs of the band before.
   static i64 before_of(const FoldLayout& layout, const Target& target) {
     return round_up(std::max(-layout.lowest, -layout.s.nearest * layout.s.pitch[layout.s.along]), target.lanes);
+  }
+
+  // What the products of all images take, with lanes along taps, and turning them.
+  double all_products(double again = 0) const {
+    const i64 inputs = s_.images * call_.in[0] * call_.in[1] * call_.in[2], units = packing_.units;
+    const double p = static_cast<double>(piece(s_.rows * s_.across, s_.positions));
+    const double v = static_cast<double>(s_.vectors), cols = static_cast<double>(layer_.cols);
+    const double tile = cols * (std::max({Cycles::product * p * v, 0.5 * (p + v), 4.0}) + kWait + again) + kCall;
+    const double turned = static_cast<double>(units * packing_.channels * layer_.taps()) *
+                          static_cast<double>(banded_ ? s_.image : s_.places);
+    return static_cast<double>(units * packing_.vectors) * std::ceil(static_cast<double>(inputs) / p) / v * tile +
+           turned * kTurn;
+  }
+
+  // Whether so many inputs from one place of every channel on stay in a first-level cache until they are read again.
+  bool stay_near(i64 inputs) const {
+    constexpr i64 line = 64;
+    const i64 plane = call_.in[0] * call_.in[1] * call_.in[2] * target_.number_bytes;
+    const i64 lines = inputs * target_.number_bytes / line + 1;
+    const i64 sets = std::min(kNearSets, kNearSets * line / std::gcd(plane, kNearSets * line) * lines);
+    return layer_.cols * lines <= kNearLines * sets;
+  }
+
+  // The same with lanes along inputs. These are copied where lines at one place of all channels would drive each other
+  // out of a cache.
+  std::pair<FoldSchedule::Lines, double> plan_lines() const {
+    const i64 lanes = target_.lanes, wide = call_.in[2], high = call_.in[0] * call_.in[1];
+    const i64 most = target_.registers >= 3 * kMaxTileRows ? kMaxTileRows : kMaxTileRows / 2;
+    FoldSchedule::Lines l{};
+    l.taps = most;
+    l.vectors = std::min(target_.registers / most, ceil_div(wide, lanes));
+    l.in_place = stay_near(l.vectors * lanes);
+    const i64 fit = kPanelBytes / (layer_.cols * target_.number_bytes * lanes);  // vectors
+    l.inputs = (l.in_place ? l.vectors : std::clamp<i64>(fit, l.vectors, kLineVectors)) * lanes;
+    l.inputs = round_up(piece(wide, l.inputs), lanes);
+    const double vectors = static_cast<double>(ceil_div(wide, lanes)), lines = static_cast<double>(high);
+    const double cols = static_cast<double>(layer_.cols);
+    double time = 0;  // of a vector of inputs
+    for (i64 left = packing_.channels * layer_.taps(); left > 0; left -= lanes) {
+      const i64 taps = std::min(left, lanes), height = piece(taps, l.taps);
+      const double h = static_cast<double>(height), v = static_cast<double>(l.vectors);
+      const double tile = cols * (std::max(Cycles::product * h * v, 0.5 * (h + v)) + kWait) + kCall;
+      time += static_cast<double>(ceil_div(taps, height)) / v * tile;
+    }
+    if (layer_.cols * l.inputs * target_.number_bytes > kNearBytes) time *= kNotNear;
+    time *= static_cast<double>(packing_.units);
+    if (!l.in_place)
+      time += cols * (kLineCopy + Cycles::begin * static_cast<double>(lanes) / static_cast<double>(l.inputs));
+    return {l, time * vectors * lines};
   }
 
   // At most so many places have the inputs that are multiplied together, with the zeros between and behind them.
@@ -326,8 +390,8 @@ bool overlaps(const Layer& layer) {
 
 }  // namespace
 
-bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target,
-                   double limit) {
+bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target, double limit,
+                   bool filtered) {
   if (layer.cols < kFewColumns) return false;
   // Nothing overlaps: the direct way does as many products, and writes them where they belong.
   if (call.reads_last && layer.rows % target.lanes == 0 && !overlaps(layer)) return false;
@@ -335,6 +399,8 @@ bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& pack
   Call some{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const std::optional<FoldSchedule> image = plan_fold(layer, some, packing, target, {});
   if (!image) return false;
+  if (image->lines && filtered && layer.cols < kFewFiltered) limit /= kFilteredSooner;
+  if (image->lines && !overlaps(layer)) limit /= kApartSooner;
   if (call.in[0] * call.in[1] * call.in[2] > kSmall) return image->cycles < limit;
   some.batch = kSeveral;
   return image->cycles * plan_fold(layer, some, packing, target, {})->cycles <

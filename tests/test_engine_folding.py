@@ -30,6 +30,12 @@ FOLDED = {
     "bands of planes": (1, 10, 2, 1, (61, 14, 17), Geometry((3, 4, 3), (2, 1, 2), crop=((2, 0), (0, 1), (1, 1)))),
     "bands of one axis": (2, 12, 3, 1, (9001,), Geometry(9, 4, crop=((5, -6),))),
     "bands of a crop": (1, 8, 1, 1, (230, 101), Geometry((7, 3), (3, 1), crop=((-8, 31), (4, -3)))),
+    "lines": (2, 24, 1, 2, (19, 53), Geometry((4, 5), 2, crop=((1, 0), (2, 3)))),
+    "lines of several channels": (1, 20, 3, 1, (7, 130), Geometry((3, 5), (2, 3), crop=((-1, 2), (1, 0)))),
+    "lines, copied": (2, 90, 1, 1, (16, 64), Geometry((3, 3), 2, crop=((0, 1), (1, 0)))),
+    "lines of one axis": (1, 37, 1, 1, (4001,), Geometry(16, 8, crop=((4, 3),))),
+    "lines of three axes": (1, 16, 1, 1, (3, 5, 61), Geometry((2, 3, 4), (1, 2, 2), crop=((0, 1), (1, 1), (0, -2)))),
+    "lines, two reductions": (1, 530, 1, 1, (4, 80), Geometry((4, 4), 2, crop=((1, 1), (1, 1)))),
     "bands without inputs": (1, 8, 1, 1, (300, 40), Geometry((2, 6), (5, 3), (4, 2), crop=((29, -70), (0, 2)))),
 }
 
@@ -51,6 +57,8 @@ def test_folding_is_exact(name, isa, dtype):
     why = packed.why(len(x), geometry, x.shape[2:], size)
     assert ", folded because " in why
     assert " positions at a time" in why or not name.startswith("bands")
+    of_two = isa == "baseline" and dtype is np.float64
+    assert "lanes run along inputs" in why or not name.startswith("lines") or of_two
     y = packed.run(x, geometry, size)
     exact = reference.scatter(*(a.astype(np.float64) for a in (x, w, bias)), geometry=geometry, groups=groups)
     assert np.linalg.norm(y - exact) <= TOLERANCE[dtype] * np.linalg.norm(exact)
