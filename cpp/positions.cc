@@ -94,10 +94,17 @@ class Execution {
     const AxisPlan* axis = schedule_.axis;
     places.assign(static_cast<std::size_t>(segments.rows * segments.row), {});
     for (const Segment& s : segments.all) {
-      Place place{true, s.batch, {}};
-      for (std::size_t a = 0; a < kAxes; ++a) place.at[a] = axis[a].base + s.at[a] * axis[a].out_step;
-      for (i64 i = 0; i < s.length; ++i, place.at[2] += axis[2].out_step)
-        places[static_cast<std::size_t>(s.place + i)] = place;
+      Size first;
+      for (std::size_t a = 0; a < kAxes; ++a) first[a] = axis[a].base + s.at[a] * axis[a].out_step;
+      // Number by number: copies of what has just been written in parts would wait for it.
+      for (i64 i = 0; i < s.length; ++i) {
+        Place& place = places[static_cast<std::size_t>(s.place + i)];
+        place.exists = true;
+        place.batch = s.batch;
+        place.at[0] = first[0];
+        place.at[1] = first[1];
+        place.at[2] = first[2] + i * axis[2].out_step;
+      }
     }
   }
 
