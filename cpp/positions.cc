@@ -46,7 +46,7 @@ class Execution {
   // Where the first phase's output of a place is, if there is one.
   struct Place {
     bool exists = false;
-    i64 batch = 0;
+    i64 number = 0;  // in the output, where there is one
     Size at{};
   };
   // Vectors of weights that have taps in common: of one phase, or of all of them, fused.
@@ -96,14 +96,15 @@ class Execution {
     for (const Segment& s : segments.all) {
       Size first;
       for (std::size_t a = 0; a < kAxes; ++a) first[a] = axis[a].base + s.at[a] * axis[a].out_step;
+      const i64 row = ((s.batch * axis[0].out + first[0]) * axis[1].out + first[1]) * axis[2].out;
       // Number by number: copies of what has just been written in parts would wait for it.
       for (i64 i = 0; i < s.length; ++i) {
         Place& place = places[static_cast<std::size_t>(s.place + i)];
         place.exists = true;
-        place.batch = s.batch;
         place.at[0] = first[0];
         place.at[1] = first[1];
         place.at[2] = first[2] + i * axis[2].out_step;
+        place.number = (row + place.at[2]) * layer_.groups * layer_.rows;
       }
     }
   }
@@ -126,7 +127,6 @@ class Execution {
   }
 
   void find_channels(const Part& part, Lists& lists) const {
-    const AxisPlan* axis = schedule_.axis;
     const i64 first = part.group * layer_.rows + part.first_row;
     lists.channels.clear();
     for (i64 row = 0; row < part.rows; row += kBf16Rows)
@@ -137,7 +137,7 @@ class Execution {
     for (i64 phase = 0; phase < packing_.phases; ++phase) {
       const Size at = place_of(phase);
       for (Bf16Channels c : lists.channels) {
-        c.place += ((at[0] * axis[1].out + at[1]) * axis[2].out + at[2]) * layer_.groups * layer_.rows;
+        c.place += number_of(at);
         lists.all_channels.push_back(c);
       }
     }
@@ -147,6 +147,12 @@ class Execution {
     const AxisPlan* axis = schedule_.axis;
     return {phase / (axis[1].out_step * axis[2].out_step), phase / axis[2].out_step % axis[1].out_step,
             phase % axis[2].out_step};
+  }
+
+  // From the output's first number, or from a place to that of a phase.
+  i64 number_of(const Size& at) const {
+    const AxisPlan* axis = schedule_.axis;
+    return ((at[0] * axis[1].out + at[1]) * axis[2].out + at[2]) * layer_.groups * layer_.rows;
   }
 
   std::uint16_t* parts_of(float* panel) const { return reinterpret_cast<std::uint16_t*>(panel + schedule_.parts); }
@@ -274,7 +280,7 @@ class Execution {
   }
 
   // The products with the last terms, to the output: phases together if all of their places exist.
-  void write(Bf16Product p, const Rows& rows, const Vectors& v, const Lists& lists) const {
+  void write(Bf16Product& p, const Rows& rows, const Vectors& v, const Lists& lists) const {
     const i64 of_phase = static_cast<i64>(lists.channels.size());
     float* row[kMost];
     const Place* const places = lists.places.data() + rows.place;
@@ -295,22 +301,21 @@ class Execution {
       kernels_.bf16->product(p);
       p.x += of_phase * p.x_vector;
     }
+    p.places = nullptr;
   }
 
   void find_outputs(const Place* places, i64 count, i64 phase, float** row) const {
     const AxisPlan* axis = schedule_.axis;
     const Size add = place_of(phase);
-    const i64 pixel = layer_.groups * layer_.rows;
+    const i64 more = number_of(add);
     for (i64 i = 0; i < count; ++i) {
       const Place& place = places[i];
       bool inside = place.exists;
-      i64 index = place.batch;
       for (std::size_t a = 0; a < kAxes; ++a) {
         const i64 at = place.at[a] + add[a];
         inside = inside && at >= 0 && at < axis[a].out;
-        index = index * axis[a].out + at;
       }
-      row[i] = inside ? y_ + index * pixel : nullptr;
+      row[i] = inside ? y_ + place.number + more : nullptr;
     }
   }
 
