@@ -9,6 +9,7 @@ loads no other.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.layers import Array, Layer
+
+# Of torch, without gradients: as a program that serves, a process is in it from one layer's calls to the next one's.
+_MODE = contextlib.ExitStack()
 
 Prepared = tuple[Callable[[], Any], Callable[[Any], Array]]
 
@@ -64,6 +68,7 @@ def _prepare_torch(
 ) -> Prepared:
     import torch
 
+    _MODE.close()
     x, weight, bias = torch_arrays(arrays, channels_last)
     with torch.device("meta"):
         module = module(layer.channels_in, layer.channels_out, layer.kernel, **arguments(layer))
@@ -76,13 +81,8 @@ def _prepare_torch(
         inductor.freezing = True  # packs the weights for oneDNN, once; refuses inference mode
         torch.compiler.reset()
         module = torch.compile(module, dynamic=False)
-    without_gradients = torch.no_grad if compiled else torch.inference_mode
-
-    def run() -> Any:
-        with without_gradients():
-            return module(x)
-
-    return run, lambda y: y.contiguous().numpy()
+    _MODE.enter_context(torch.no_grad() if compiled else torch.inference_mode())
+    return lambda: module(x), lambda y: y.contiguous().numpy()
 
 
 def torch_function(layer: Layer) -> Any:

@@ -142,7 +142,9 @@ class Plan {
       layer_.groups = layer_.rows;
       layer_.rows = layer_.cols = 1;
     }
-    if ((way_ = way_of(weights, once)) && way_->alone()) return;
+    way_ = way_of(weights, once);
+    if (way_ && !way_->alone() && once && !way_->takes(only_call(*once))) way_.reset();
+    if (has_no_other()) return;
     target_ = target_of(*kernels_);
     packings_ = plan_packings(layer_, target_, method, last, once.has_value());
     if (once && pack_once(weights, *once)) return;
@@ -226,7 +228,7 @@ class Plan {
 
   // Whether the threads are awake or not.
   std::pair<bool, bool> can_be_last(Call call, int threads) const {
-    if (way_ && way_->alone()) {
+    if (has_no_other()) {
       call.reads_last = call.writes_last = true;
       const bool takes = way_->takes(call);
       return {takes, takes};
@@ -240,13 +242,15 @@ class Plan {
     return {false, false};
   }
   // One channel, which lies the same way first and last.
-  bool writes_one() const { return !(way_ && way_->alone()) && layer_.groups * layer_.rows == 1; }
+  bool writes_one() const { return !has_no_other() && layer_.groups * layer_.rows == 1; }
 
-  // Whether the layer's own way takes this call.
+  // Whether weights are packed for the layer's own way alone.
+  bool has_no_other() const { return way_ && (way_->alone() || once_); }
+  // Whether that takes this call.
   bool has_way(const Call& call) const {
     if (!way_) return false;
     const bool takes = way_->takes(call);
-    require(takes || !way_->alone(), "a call such as the weights were packed for");
+    require(takes || !has_no_other(), "a call such as the weights were packed for");
     return takes;
   }
 
@@ -293,10 +297,15 @@ class Plan {
     return lies_as_it_can(call, plan) && packed_for(call, plan);
   }
 
+  Call only_call(const std::tuple<i64, Size, Size, Size, int>& once) const {
+    const auto& [batch, in, out, lo, threads] = once;
+    return {batch, in, out, lo, last_, last_ && !writes_one()};
+  }
+
   // For the only call, if that is done by minimal filtering of an adjoint, or in bfloat16 parts.
   bool pack_once(const T* w, const std::tuple<i64, Size, Size, Size, int>& once) {
     const auto& [batch, in, out, lo, threads] = once;
-    const Call call{batch, in, out, lo, last_, last_ && !writes_one()};
+    const Call call = only_call(once);
     const Schedules plan = schedules_of(call, *once_);
     const std::shared_ptr<const Schedule>& schedule = plan.bf16 ? plan.bf16 : plan.positions;
     const std::optional<Packing>& packing = plan.bf16 ? packings_.bf16 : packings_.positions;

@@ -10,15 +10,21 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kCopyBytes = 256 << 10;    // of inputs
-constexpr i64 kRowBytes = 1 << 20;       // of the copies of a row of few outputs
-constexpr i64 kShortest = 256;           // outputs of a row that are computed at once, at least
+constexpr i64 kCopyBytes = 64 << 10;     // of inputs
+constexpr i64 kRowBytes = 512 << 10;     // of the copies of the fewest outputs
+constexpr i64 kFewest = 4;               // inputs whose outputs are computed at once
 constexpr double kMostTaps = 12;         // of an output, where phases could be interleaved
 constexpr double kSerialWork = 1 << 19;  // outputs below which waking another thread costs more
 
-// Weights in the order in which output rows meet them: [channel][phase of the leading axes][their
-// taps][shift][residue], of which the first recur behind the last, and for channels last [phase of the leading
-// axes][their taps][shift][residue][channel].
+// Numbers [0, count) recur up to `end`.
+template <typename T>
+void recur(i64 count, i64 end, T* numbers) {
+  for (; count < end; count *= 2) std::copy_n(numbers, std::min(count, end - count), numbers + count);
+}
+
+// Output rows are numbers in a line: of one channel, or, channels last, of all of them. Weights in the order in which
+// rows meet them: [channel][phase of the leading axes][their taps][shift][residue], or, channels last, without the
+// first and with the channel behind; of the residues the first recur behind the last.
 template <typename T>
 class Channelwise final : public Way<T> {
  public:
@@ -26,13 +32,12 @@ class Channelwise final : public Way<T> {
                                       bool fastest);
 
   bool takes(const Call& call) const override {
-    if (call.reads_last != call.writes_last) return false;
-    return call.reads_last ? pixels_ : any_row_ || (rows_ && worth_rows(call));
+    return call.reads_last == last_ && call.writes_last == last_ && (alone_ || worth_rows(call));
   }
-  bool alone() const override { return any_row_ || pixels_; }
+  bool alone() const override { return alone_; }
   void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override;
   std::string why(const Call& call, const Team& team) const override;
-  std::size_t size() const override { return weights_.size() + pixel_weights_.size(); }
+  std::size_t size() const override { return weights_.size(); }
 
  private:
   struct RowTap {
@@ -40,30 +45,30 @@ class Channelwise final : public Way<T> {
   };
   struct RowPhase {
     std::vector<RowTap> taps;
-    i64 first;  // of a channel's taps and shifts
+    i64 first;  // of a plane's taps and shifts
   };
   class Rows;
 
   bool worth_rows(const Call& call) const;
   int useful_threads(const Call& call, const Team& team) const;
-  // Outputs [begin, end) of the rows [first, last), counted over both leading axes, of one image.
+  // Numbers [begin, end) of the output rows [first, last), counted over both leading axes, of one plane.
   struct Stretch {
-    i64 image, channel, first, last, begin, end;
+    i64 plane, first, last, begin, end;
   };
   i64 longest() const;
-  void rows(const Call& call, const Stretch& part, T bias, const T* x, T* y) const;
-  void pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x, T* y) const;
+  void rows(const Call& call, const Stretch& part, const T* bias, const T* x, T* y) const;
+  void repeat(const T* src, i64 count, T* dst) const;
 
-  Layer layer_;                         // one group a channel
-  bool rows_ = false, pixels_ = false;  // channels first, last
-  bool any_row_ = false;                // however short
+  Layer layer_;  // one group a channel
+  bool last_ = false, alone_ = false;
   const Kernels<T>* kernels_ = nullptr;
-  i64 row_taps_ = 0;                  // most input rows of an output row
-  i64 channel_taps_ = 0, pitch_ = 0;  // taps and shifts of a channel, and numbers of each of them
+  i64 planes_ = 1, channels_ = 1;   // of an image, and next to each other in each of them
+  i64 step_ = 1;                    // numbers of an output row from one input on to the next one
+  i64 row_taps_ = 0;                // most input rows of an output row
+  i64 plane_taps_ = 0, pitch_ = 0;  // taps and shifts of a plane, and numbers of each of them
   std::vector<i64> shift_;
   std::vector<RowPhase> phases_;  // by residue of the leading axes
   Buffer<T> weights_;             // on vectors
-  std::vector<T> pixel_weights_;
 };
 
 template <typename T>
@@ -75,7 +80,11 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
   Channelwise& c = *way;
   c.layer_ = layer;
   c.kernels_ = &kernels;
-  c.pixels_ = last && 2 * layer.groups >= lanes;
+  c.last_ = last;
+  (last ? c.channels_ : c.planes_) = layer.groups;
+  c.step_ = step * c.channels_;
+  c.alone_ = step % lanes == 0 || (last && 2 * layer.groups >= lanes);
+  if (!c.alone_ && (last || !fastest || step == 1)) return nullptr;
   // All taps of an output are summed in one go, as in other layers.
   i64 window = 1;
   for (std::size_t a = 0; a < kAxes; ++a) {
@@ -94,16 +103,12 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
   };
   c.row_taps_ = most(deep) * most(down);
   const i64 reach = c.shift_.front() - c.shift_.back();
-  const bool fits = c.row_taps_ * (std::abs(reach) + 3) * step * i64{sizeof(T)} <= kRowBytes;
-  c.any_row_ = fits && step % lanes == 0;
-  c.rows_ = c.any_row_ || (fits && fastest && !last && step > 1);
-  if (!c.rows_ && !c.pixels_) return nullptr;
-  c.channel_taps_ = layer.kernel[0] * layer.kernel[1] * static_cast<i64>(c.shift_.size());
-  c.pitch_ = round_up(step, lanes) + lanes;
-  const i64 taps = layer.groups * c.channel_taps_;
-  if (c.rows_) c.weights_.allocate(static_cast<std::size_t>(taps * c.pitch_));
-  if (c.pixels_) c.pixel_weights_.resize(static_cast<std::size_t>(taps * step + lanes));
-  for (i64 channel = 0; channel < layer.groups; ++channel, w += layer.taps()) {
+  if (c.row_taps_ * (std::abs(reach) + 3) * c.step_ * i64{sizeof(T)} > kRowBytes) return nullptr;
+  c.plane_taps_ = layer.kernel[0] * layer.kernel[1] * static_cast<i64>(c.shift_.size());
+  c.pitch_ = round_up(c.step_, lanes) + lanes;
+  c.weights_.allocate(static_cast<std::size_t>(c.planes_ * c.plane_taps_ * c.pitch_));
+  T* to = c.weights_.data();
+  for (i64 plane = 0; plane < c.planes_; ++plane, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
       for (const AxisPhase& y : down) {
@@ -112,16 +117,15 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
           for (std::size_t iy = 0; iy < y.tap.size(); ++iy) {
             phase.taps.push_back({z.offset[iz], y.offset[iy]});
             const T* row = w + (z.tap[iz] * layer.kernel[1] + y.tap[iy]) * layer.kernel[2];
-            for (std::size_t j = 0; j < c.shift_.size(); ++j, ++begin)
-              for (i64 e = 0; e < c.pitch_; ++e) {
-                const i64 tap = across[static_cast<std::size_t>(e % step)].tap[j];
-                const T weight = tap < 0 ? T(0) : row[tap];
-                if (c.rows_) c.weights_.data()[(channel * c.channel_taps_ + begin) * c.pitch_ + e] = weight;
-                if (c.pixels_ && e < step)
-                  c.pixel_weights_[static_cast<std::size_t>((begin * step + e) * layer.groups + channel)] = weight;
+            for (std::size_t j = 0; j < c.shift_.size(); ++j, ++begin, to += c.pitch_) {
+              for (i64 e = 0; e < c.step_; ++e) {
+                const i64 tap = across[static_cast<std::size_t>(e / c.channels_)].tap[j];
+                to[e] = tap < 0 ? T(0) : row[e % c.channels_ * layer.taps() + tap];
               }
+              recur(c.step_, c.pitch_, to);
+            }
           }
-        if (channel == 0) c.phases_.push_back(std::move(phase));
+        if (plane == 0) c.phases_.push_back(std::move(phase));
       }
   }
   return way;
@@ -129,25 +133,16 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
 
 template <typename T>
 void Channelwise<T>::execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const {
-  const i64 all_rows = call.out[0] * call.out[1];
+  const i64 all_rows = call.out[0] * call.out[1], row = call.out[2] * channels_;
   const int threads = useful_threads(call, team);
-  if (call.reads_last) {
-    const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, call.batch), 1, all_rows);
-    return parallel_for(call.batch * blocks, threads, [&](i64 task) {
-      const i64 block = task % blocks;
-      pixel_rows(call, task / blocks, block * all_rows / blocks, (block + 1) * all_rows / blocks, bias, x, y);
-    });
-  }
-  const i64 images = call.batch * layer_.groups, length = piece(call.out[2], longest());
-  const i64 stretches = ceil_div(call.out[2], length);
-  const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, images * stretches), 1, all_rows);
-  parallel_for(images * stretches * blocks, threads, [&](i64 task) {
+  const i64 planes = call.batch * planes_, length = piece(row, longest()), stretches = ceil_div(row, length);
+  const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, planes * stretches), 1, all_rows);
+  parallel_for(planes * stretches * blocks, threads, [&](i64 task) {
     const i64 block = task % blocks, begin = task / blocks % stretches * length;
-    const i64 image = task / blocks / stretches, channel = image % layer_.groups;
     rows(call,
-         {image, channel, block * all_rows / blocks, (block + 1) * all_rows / blocks, begin,
-          std::min(begin + length, call.out[2])},
-         bias ? bias[channel] : T(0), x, y);
+         {task / blocks / stretches, block * all_rows / blocks, (block + 1) * all_rows / blocks, begin,
+          std::min(begin + length, row)},
+         bias, x, y);
   });
 }
 
@@ -228,62 +223,66 @@ void find_copies(const std::vector<i64>& rows, std::vector<i64>& held, std::vect
   }
 }
 
-// Outputs of a row that are computed at once.
+// Numbers of a row that are computed at once.
 template <typename T>
 i64 Channelwise<T>::longest() const {
-  return std::max(kCopyBytes / (row_taps_ * i64{sizeof(T)}), kShortest);
+  return std::max(kCopyBytes / (row_taps_ * i64{sizeof(T)}), kFewest * step_);
 }
 
 // Inputs are copied as often as they have phases, so that outputs, inputs and weights of a tap lie in lines; a copy
 // stays for all output rows that read it. Past the caches only whole vectors are written: what is behind the last one
 // of a row waits for the next row, which goes on there.
 template <typename T>
-void Channelwise<T>::rows(const Call& call, const Stretch& part, T bias, const T* x, T* y) const {
-  const i64 lanes = kernels_->lanes, step = layer_.stride[2];
+void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, const T* x, T* y) const {
+  const i64 lanes = kernels_->lanes, lead = call.lo[2] * channels_;
   const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
   // Inputs that are read: whole vectors of outputs may begin before the first one, and end behind the last.
-  const i64 from = floor_div(part.begin - lanes + call.lo[2], step) + *low;
-  const i64 count = floor_div(part.end + lanes + call.lo[2], step) + *high + 1 - from;
+  const i64 from = floor_div(part.begin - lanes + lead, step_) + *low;
+  const i64 count = floor_div(part.end + lanes + lead, step_) + *high + 1 - from;
   const i64 skip = std::clamp<i64>(-from, 0, count), stop = std::clamp<i64>(call.in[2] - from, skip, count);
+  const i64 out_row = call.out[2] * channels_, in_row = call.in[2] * channels_;
 
-  const i64 pitch = count * step + lanes;
-  T *const rest = scratch<T>(static_cast<std::size_t>(lanes + row_taps_ * pitch)), *const copies = rest + lanes;
+  const i64 pitch = count * step_ + lanes, channel = part.plane % planes_;
+  T* const rest = scratch<T>(static_cast<std::size_t>(lanes + pitch_ + row_taps_ * pitch));
+  T *const biases = rest + lanes, *const copies = biases + pitch_;
+  for (i64 c = 0; c < channels_; ++c) biases[c] = bias ? bias[channel + c] : T(0);
+  recur(channels_, pitch_, biases);
   std::vector<i64> held(static_cast<std::size_t>(row_taps_), -2);  // which input row a copy holds
   std::vector<std::size_t> copy_of;                                // of each tap of a row
   std::vector<const T*> inputs;                                    // of the first output
   const i64 all = call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2];
 
   Stencil<T> s{};
-  s.step = step;
-  s.turn = lanes % step;
+  s.step = step_;
+  s.turn = lanes % step_;
   s.w_pitch = pitch_;
-  s.bias = bias;
+  s.bias = biases;
   s.rest = rest;
   s.past_caches = all * i64{sizeof(T)} > Limits::stream_bytes && reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
-  const bool in_a_line = s.past_caches && part.end - part.begin == call.out[2];
-  const auto phase_of = [&](i64 o) { return o + call.lo[2] - floor_div(o + call.lo[2], step) * step; };
+  const bool in_a_line = s.past_caches && part.end - part.begin == out_row;
+  const auto phase_of = [&](i64 o) { return o + lead - floor_div(o + lead, step_) * step_; };
   const i64 begin_phase = phase_of(part.begin);
   i64 waiting = 0;
-  T* out = y + (part.image * call.out[0] * call.out[1] + part.first) * call.out[2];
+  T* out = y + (part.plane * call.out[0] * call.out[1] + part.first) * out_row;
   Rows row(*this, call, part.first);
-  for (i64 left = part.last - part.first; left > 0; --left, out += call.out[2], row.next()) {
+  for (i64 left = part.last - part.first; left > 0; --left, out += out_row, row.next()) {
     if (row.changed()) {
       find_copies(row.inputs(), held, copy_of, [&](std::size_t copy, i64 number) {
         T* const to = copies + static_cast<i64>(copy) * pitch;
         const i64 first = number < 0 ? count : skip, last = number < 0 ? count : stop;
-        std::fill_n(to, first * step, T(0));
-        kernels_->repeat(x + (part.image * call.in[0] * call.in[1] + number) * call.in[2] + from + first, last - first,
-                         step, to + first * step);
-        std::fill_n(to + last * step, (count - last) * step, T(0));
+        std::fill_n(to, first * step_, T(0));
+        repeat(x + (part.plane * call.in[0] * call.in[1] + number) * in_row + (from + first) * channels_, last - first,
+               to + first * step_);
+        std::fill_n(to + last * step_, (count - last) * step_, T(0));
       });
       inputs.clear();
       for (const std::size_t copy : copy_of)
         for (const i64 shift : shift_)
-          inputs.push_back(copies + static_cast<i64>(copy) * pitch + call.lo[2] + (shift - from) * step);
+          inputs.push_back(copies + static_cast<i64>(copy) * pitch + lead + (shift - from) * step_);
       s.x = inputs.data();
     }
     s.taps = static_cast<i64>(inputs.size());
-    s.w = weights_.data() + (part.channel * channel_taps_ + row.phase().first) * pitch_;
+    s.w = weights_.data() + (channel * plane_taps_ + row.phase().first) * pitch_;
     const auto compute = [&](i64 first, i64 last, i64 head) {
       s.first = first;
       s.phase = first == part.begin ? begin_phase : phase_of(first);
@@ -310,78 +309,13 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, T bias, const T
   }
 }
 
-// The same with channels last. Neighbouring outputs between two inputs read the same ones: they are computed as one run
-// of numbers, along which the channels recur; inputs are copied with their first channels behind the last ones, so that
-// vectors can begin at any channel.
+// Every input, of one number or of all channels, as often as it has phases. Up to a vector more is written.
 template <typename T>
-void Channelwise<T>::pixel_rows(const Call& call, i64 image, i64 first, i64 last, const T* bias, const T* x,
-                                T* y) const {
-  const i64 channels = layer_.groups, lanes = kernels_->lanes, pitch = channels + lanes;
-  const i64 step = layer_.stride[2], shifts = static_cast<i64>(shift_.size()),
-            rows = layer_.kernel[0] * layer_.kernel[1];
-  const i64 row_size = call.in[2] * channels, length = call.out[2] * channels;
-  x += image * call.in[0] * call.in[1] * row_size;
-  y += image * call.out[0] * call.out[1] * length;
-  const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
-
-  // Outputs between the inputs q and q + 1, for a range of q whose inputs fit.
-  const i64 first_q = floor_div(call.lo[2], step), last_q = floor_div(call.out[2] - 1 + call.lo[2], step) + 1;
-  const i64 reach = *high - *low, fit = kCopyBytes / (rows * pitch * static_cast<i64>(sizeof(T)));
-  const i64 most = std::clamp<i64>(fit - reach, 1, last_q - first_q);
-  T* copies = scratch<T>(static_cast<std::size_t>((rows * (most + reach) + step + 3) * pitch + lanes));
-  T *biases = copies + rows * (most + reach) * pitch, *end = biases + pitch;  // outputs that would reach beyond a row
-  auto recur = [&](const T* from, T* to) {
-    for (i64 c = 0; c < pitch; c += channels) std::copy_n(from, std::min(channels, pitch - c), to + c);
-  };
-  std::fill_n(biases, pitch, T(0));
-  if (bias) recur(bias, biases);
-
-  std::vector<i64> held;
-  std::vector<const T*> weights, inputs;
-  PixelStencil<T> s;
-  s.bias = biases;
-  s.channels = channels;
-  s.x_step = pitch;
-  for (i64 from = first_q; from < last_q; from += most) {
-    const i64 to = std::min(from + most, last_q), inputs_of_row = to - from + reach;
-    held.assign(static_cast<std::size_t>(rows), -2);
-    Rows row(*this, call, first);
-    for (i64 number = first; number < last; ++number, row.next()) {
-      const std::vector<i64>& numbers = row.inputs();
-      for (std::size_t t = 0; t < numbers.size(); ++t) {
-        if (held[t] == numbers[t]) continue;
-        held[t] = numbers[t];
-        T* copy = copies + static_cast<i64>(t) * inputs_of_row * pitch;
-        for (i64 ix = from + *low; ix < to + *high; ++ix, copy += pitch)
-          if (numbers[t] >= 0 && ix >= 0 && ix < call.in[2])
-            recur(x + numbers[t] * row_size + ix * channels, copy);
-          else
-            std::fill_n(copy, pitch, T(0));
-      }
-      const T* w = pixel_weights_.data() + row.phase().first * step * channels;
-      T* out = y + number * length;
-      s.taps = static_cast<i64>(numbers.size()) * shifts;
-      for (i64 q = from; q < to; q += s.repeats) {
-        const i64 x0 = q * step - call.lo[2], begin = std::max<i64>(x0, 0), stop = std::min(x0 + step, call.out[2]);
-        weights.clear();
-        inputs.clear();
-        for (std::size_t t = 0; t < numbers.size(); ++t)
-          for (i64 shift : shift_) {
-            weights.push_back(w + (static_cast<i64>(weights.size()) * step + begin - x0) * channels);
-            inputs.push_back(copies + (static_cast<i64>(t) * inputs_of_row + q - from + shift - *low) * pitch);
-          }
-        s.w = weights.data();
-        s.x = inputs.data();
-        s.length = (stop - begin) * channels;
-        const bool fits = begin * channels + round_up(s.length, lanes) <= length;
-        s.out = fits ? out + begin * channels : end;
-        const bool whole = fits && stop - begin == step;
-        s.repeats =
-            whole ? std::min(to - q, (length - begin * channels - round_up(s.length, lanes)) / s.length + 1) : 1;
-        kernels_->pixel_stencil(s);
-        if (!fits) std::copy_n(end, s.length, out + begin * channels);
-      }
-    }
+void Channelwise<T>::repeat(const T* src, i64 count, T* dst) const {
+  if (channels_ == 1) return kernels_->repeat(src, count, step_, dst);
+  for (i64 i = 0; i < count; ++i, src += channels_, dst += step_) {
+    std::copy_n(src, channels_, dst);
+    recur(channels_, step_, dst);
   }
 }
 

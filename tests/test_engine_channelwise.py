@@ -53,6 +53,25 @@ def test_exact_and_the_same_bits(name, isa, dtype):
         np.testing.assert_array_equal(packed.run(x[-1:], geometry, size, threads=threads), y[-1:])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize("name", [name for name, layer in LAYERS.items() if layer[-1].rank > 1])
+def test_channels_last(name, isa, dtype):
+    """All channels of a row of pixels are one line of numbers, whose weights recur with the channels."""
+    cpu.force(isa)
+    x, w, bias, geometry, size = layer(name, dtype)
+    channels, rng = 9, np.random.default_rng(3)
+    x = rng.standard_normal((x.shape[0], channels, *x.shape[2:])).astype(dtype)
+    w, bias = rng.standard_normal((channels, 1, *geometry.kernel)).astype(dtype), rng.standard_normal(9).astype(dtype)
+    packed = engine.Packed(w, bias, geometry, channels, method=engine.Method.FASTEST, last=True)
+    assert "every output row is computed along its lanes" in packed.why(len(x), geometry, x.shape[2:], size)
+    y = packed.run_last(engine.channels_last(x), geometry, size)
+    exact = reference.scatter(*(a.astype(np.float64) for a in (x, w, bias)), geometry=geometry, groups=channels)
+    assert np.linalg.norm(np.moveaxis(y, -1, 1) - exact) <= TOLERANCE[dtype] * np.linalg.norm(exact)
+    for threads in (1, 3):
+        np.testing.assert_array_equal(packed.run_last(engine.channels_last(x[-1:]), geometry, size, threads), y[-1:])
+
+
 @pytest.mark.parametrize("isa", cpu.available())
 @pytest.mark.parametrize("begin", [1, 3, 4, 7, 15])
 def test_an_output_may_begin_anywhere(begin, isa):

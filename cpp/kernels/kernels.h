@@ -172,16 +172,15 @@ struct Bf16Kernels {
   void (*product)(const Bf16Product& p);
 };
 
-// A stretch of an output row of one channel, along which weights recur:
-// out[i] = sum over taps of w[tap][(phase + i) % step] * x[tap][first + i] + bias for i < length. Whole vectors are
-// written, past the caches if `out` lies on a vector; what is behind the last goes to `rest`. The first `head` numbers
-// come from there: they are another row's, which ends where this one begins.
+// A stretch of an output row, along which weights and biases recur:
+// out[i] = sum over taps of w[tap][(phase + i) % step] * x[tap][first + i] + bias[(phase + i) % step] for i < length.
+// Whole vectors are written, past the caches if `out` lies on a vector; what is behind the last goes to `rest`. The
+// first `head` numbers come from there: they are another row's, which ends where this one begins.
 template <typename T>
 struct Stencil {
-  const T* w;                                                 // recurring up to a vector behind the last phase
+  const T *w, *bias;                                          // recurring up to a vector behind the last phase
   const T* const* x;                                          // per tap, inputs as often as they have phases
   i64 taps, step, turn, w_pitch, first, phase, length, head;  // turn: phases from a vector's first to the next one's
-  T bias;
   T *out, *rest;
   bool past_caches;
 };

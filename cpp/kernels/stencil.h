@@ -1,4 +1,4 @@
-// One channel at a time: lanes run along the output row, so results need no interleaving.
+// Channels that do not mix: lanes run along the output row, so results need no interleaving.
 #pragma once
 
 #include <algorithm>
@@ -29,6 +29,7 @@ class StencilSums {
       x_[tap] = s.x[tap] + s.first;
       weight_[tap] = load(w_[tap] + phase_);
     }
+    bias_ = load(s.bias + phase_);
   }
   template <int U>
   void next(i64 i, Vector<T>* sums) {
@@ -56,14 +57,14 @@ class StencilSums {
         }
       }
     }
-    for (int u = 0; u < U; ++u) sums[u] += s_.bias;
+    for (int u = 0; u < U; ++u) sums[u] += kSame ? bias_ : load(s_.bias + phase[u]);
   }
 
  private:
   const Stencil<T> s_;  // stores might change what lies in memory, as far as a compiler knows
   i64 phase_;
   const T *w_[kTaps + 1], *x_[kTaps + 1];
-  Vector<T> weight_[kTaps + 1];
+  Vector<T> weight_[kTaps + 1], bias_;
 };
 
 template <typename T, int kTaps, bool kSame>
