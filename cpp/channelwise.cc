@@ -13,7 +13,7 @@ namespace {
 constexpr i64 kCopyBytes = 64 << 10;     // of inputs
 constexpr i64 kRowBytes = 512 << 10;     // of the copies of the fewest outputs
 constexpr i64 kFewest = 4;               // inputs whose outputs are computed at once
-constexpr double kMostTaps = 12;         // of an output, where phases could be interleaved
+constexpr i64 kMostTaps = 12;            // of an output, where phases could be interleaved
 constexpr double kSerialWork = 1 << 19;  // outputs below which waking another thread costs more
 
 // Numbers [0, count) recur up to `end`.
@@ -102,9 +102,10 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
     return static_cast<i64>(taps);
   };
   c.row_taps_ = most(deep) * most(down);
-  const i64 reach = c.shift_.front() - c.shift_.back();
+  const i64 shifts = static_cast<i64>(c.shift_.size()), reach = c.shift_.front() - c.shift_.back();
+  if (!c.alone_ && c.row_taps_ * shifts > kMostTaps) return nullptr;
   if (c.row_taps_ * (std::abs(reach) + 3) * c.step_ * i64{sizeof(T)} > kRowBytes) return nullptr;
-  c.plane_taps_ = layer.kernel[0] * layer.kernel[1] * static_cast<i64>(c.shift_.size());
+  c.plane_taps_ = layer.kernel[0] * layer.kernel[1] * shifts;
   c.pitch_ = round_up(c.step_, lanes) + lanes;
   c.weights_.allocate(static_cast<std::size_t>(c.planes_ * c.plane_taps_ * c.pitch_));
   T* to = c.weights_.data();
@@ -326,8 +327,7 @@ bool Channelwise<T>::worth_rows(const Call& call) const {
   const double taps = static_cast<double>(row_taps_ * static_cast<i64>(shift_.size())),
                vectors = static_cast<double>(call.out[2]) / kernels_->lanes;
   const bool far = layer_.groups * call.out[0] * call.out[1] * call.out[2] * i64{sizeof(T)} > Limits::stream_bytes;
-  return taps <= kMostTaps &&
-         vectors * (8 - 0.5 * taps + (far ? 4 : 0) + (layer_.stride[2] > 3 ? 3 : 0)) > 30 + 5 * taps;
+  return vectors * (8 - 0.5 * taps + (far ? 4 : 0) + (layer_.stride[2] > 3 ? 3 : 0)) > 30 + 5 * taps;
 }
 
 template <typename T>

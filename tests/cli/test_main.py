@@ -18,7 +18,13 @@ def test_what_ends_a_run_leaves_no_half_written_file(tmp_path: Path, sign: signa
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1700, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
     arguments = ["run", "upscale-x2", "photo.png", "-o", "big.png", "--threads", "1"]
-    child = subprocess.Popen([*COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),  # which shells let what runs behind them ignore
+    )
     until = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) == 1 and child.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
