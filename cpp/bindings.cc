@@ -330,8 +330,8 @@ class Plan {
   // Weights in vectors, if that call is faster then; or one of an image alone, whose phases in one product are summed
   // in other blocks: neither batch nor threads change the bits of outputs.
   void pack_for(const std::tuple<i64, Size, Size, Size, int>& once) {
-    const auto& [batch, in, out, lo, _] = once;
-    const Call call{packings_.direct.fused ? 1 : batch, in, out, lo, last_, last_ && !writes_one()};
+    Call call = only_call(once);
+    if (packings_.direct.fused) call.batch = 1;
     const std::shared_ptr<const Schedule> any = schedules_of(call, {}).direct;
     Packing standard = std::exchange(packings_.direct, plan_packing(layer_, target_, Order::kVectors));
     if (any) {

@@ -51,6 +51,9 @@ class Channelwise final : public Way<T> {
 
   bool worth_rows(const Call& call) const;
   int useful_threads(const Call& call, const Team& team) const;
+  i64 image_of(const Call& call) const {  // its outputs
+    return layer_.groups * call.out[0] * call.out[1] * call.out[2];
+  }
   // Numbers [begin, end) of the output rows [first, last), counted over both leading axes, of one plane.
   struct Stretch {
     i64 plane, first, last, begin, end;
@@ -66,9 +69,9 @@ class Channelwise final : public Way<T> {
   i64 step_ = 1;                    // numbers of an output row from one input on to the next one
   i64 row_taps_ = 0;                // most input rows of an output row
   i64 plane_taps_ = 0, pitch_ = 0;  // taps and shifts of a plane, and numbers of each of them
-  std::vector<i64> shift_;
-  std::vector<RowPhase> phases_;  // by residue of the leading axes
-  Buffer<T> weights_;             // on vectors
+  std::vector<i64> shift_;          // the largest first
+  std::vector<RowPhase> phases_;    // by residue of the leading axes
+  Buffer<T> weights_;               // on vectors
 };
 
 template <typename T>
@@ -104,7 +107,7 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
   c.row_taps_ = most(deep) * most(down);
   const i64 shifts = static_cast<i64>(c.shift_.size()), reach = c.shift_.front() - c.shift_.back();
   if (!c.alone_ && c.row_taps_ * shifts > kMostTaps) return nullptr;
-  if (c.row_taps_ * (std::abs(reach) + 3) * c.step_ * i64{sizeof(T)} > kRowBytes) return nullptr;
+  if (c.row_taps_ * (reach + 3) * c.step_ * i64{sizeof(T)} > kRowBytes) return nullptr;
   c.plane_taps_ = layer.kernel[0] * layer.kernel[1] * shifts;
   c.pitch_ = round_up(c.step_, lanes) + lanes;
   c.weights_.allocate(static_cast<std::size_t>(c.planes_ * c.plane_taps_ * c.pitch_));
@@ -236,10 +239,9 @@ i64 Channelwise<T>::longest() const {
 template <typename T>
 void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, const T* x, T* y) const {
   const i64 lanes = kernels_->lanes, lead = call.lo[2] * channels_;
-  const auto [low, high] = std::minmax_element(shift_.begin(), shift_.end());
   // Inputs that are read: whole vectors of outputs may begin before the first one, and end behind the last.
-  const i64 from = floor_div(part.begin - lanes + lead, step_) + *low;
-  const i64 count = floor_div(part.end + lanes + lead, step_) + *high + 1 - from;
+  const i64 from = floor_div(part.begin - lanes + lead, step_) + shift_.back();
+  const i64 count = floor_div(part.end + lanes + lead, step_) + shift_.front() + 1 - from;
   const i64 skip = std::clamp<i64>(-from, 0, count), stop = std::clamp<i64>(call.in[2] - from, skip, count);
   const i64 out_row = call.out[2] * channels_, in_row = call.in[2] * channels_;
 
@@ -251,7 +253,6 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   std::vector<i64> held(static_cast<std::size_t>(row_taps_), -2);  // which input row a copy holds
   std::vector<std::size_t> copy_of;                                // of each tap of a row
   std::vector<const T*> inputs;                                    // of the first output
-  const i64 all = call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2];
 
   Stencil<T> s{};
   s.step = step_;
@@ -259,7 +260,8 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   s.w_pitch = pitch_;
   s.bias = biases;
   s.rest = rest;
-  s.past_caches = all * i64{sizeof(T)} > Limits::stream_bytes && reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
+  s.past_caches = call.batch * image_of(call) * i64{sizeof(T)} > Limits::stream_bytes &&
+                  reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
   const bool in_a_line = s.past_caches && part.end - part.begin == out_row;
   const auto phase_of = [&](i64 o) { return o + lead - floor_div(o + lead, step_) * step_; };
   const i64 begin_phase = phase_of(part.begin);
@@ -326,14 +328,13 @@ template <typename T>
 bool Channelwise<T>::worth_rows(const Call& call) const {
   const double taps = static_cast<double>(row_taps_ * static_cast<i64>(shift_.size())),
                vectors = static_cast<double>(call.out[2]) / kernels_->lanes;
-  const bool far = layer_.groups * call.out[0] * call.out[1] * call.out[2] * i64{sizeof(T)} > Limits::stream_bytes;
+  const bool far = image_of(call) * i64{sizeof(T)} > Limits::stream_bytes;
   return vectors * (8 - 0.5 * taps + (far ? 4 : 0) + (layer_.stride[2] > 3 ? 3 : 0)) > 30 + 5 * taps;
 }
 
 template <typename T>
 int Channelwise<T>::useful_threads(const Call& call, const Team& team) const {
-  return team.share(static_cast<double>(call.batch * layer_.groups * call.out[0] * call.out[1] * call.out[2]) /
-                    kSerialWork);
+  return team.share(static_cast<double>(call.batch * image_of(call)) / kSerialWork);
 }
 
 template <typename T>

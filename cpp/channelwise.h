@@ -1,5 +1,4 @@
-// Layers whose channels do not mix (groups = channels in = channels out), where lanes run along the output itself:
-// phases of a wide stride, and channels last.
+// Layers whose channels do not mix (groups = channels in = channels out), where lanes run along the output's rows.
 #pragma once
 
 #include <memory>
@@ -15,8 +14,8 @@ template <typename T>
 std::vector<T> diagonal_of(const Layer& layer, const T* w);
 
 // Null where the layer's channels mix, or where it is as good as any other layer: channels first where a row has one
-// phase or many taps, and channels last (`last`) where there are too few channels for a vector. Not `fastest`: channels
-// first only where the stride is a multiple of the lanes.
+// phase or many taps, and channels last (`last`) where there are too few channels for a vector, unless the stride fills
+// it. Not `fastest`: channels first only where the stride is a multiple of the lanes.
 template <typename T>
 std::unique_ptr<Way<T>> channelwise(const Layer& layer, const Kernels<T>& kernels, const T* w, bool last, bool fastest);
 

@@ -215,7 +215,7 @@ class PixelsAdjoint final : public Way<T> {
     T* const spare = scratch<T>(static_cast<std::size_t>(2 * padded_));
     PixelStencil<T> s;
     s.bias = biases;
-    s.channels = s.length = channels;
+    s.channels = channels;
     s.x_step = step;
     // Positions from `at` on, whose taps [first, last) along the row are inside.
     auto positions = [&](i64 at, i64 count, i64 first, i64 last, T* to) {

@@ -179,6 +179,11 @@ class Execution {
       }
   }
 
+  // Of a vector of rows of the group, and those that follow.
+  const T* weights_of(const Part& part, i64 first) const {
+    return packed_ + (part.group * packing_.units * packing_.vectors + first) * layer_.cols * lanes_;
+  }
+
   // Of a region whose inputs lie in lines: rows are written where they belong, then zeros behind each of them.
   void multiply_lines(const Part& part, const Region& region, T* panel, i64 first, i64 count, T* rows) const {
     const i64 wide = region.last - region.first, all = s_.lines->inputs, end = region.row + region.rows;
@@ -214,7 +219,7 @@ class Execution {
     p.taps = 1;
     p.c_stride = s_.row;
     p.ahead_stride = plane_;
-    const T* const weights = packed_ + (part.group * packing_.units * packing_.vectors + first) * layer_.cols * lanes_;
+    const T* const weights = weights_of(part, first);
     i64 fetched = inputs;  // the next ones are, meanwhile
     for (i64 v = 0; v < count; ++v) {
       const i64 taps = std::min(unit_rows - (first + v) % packing_.vectors * lanes_, lanes_);
@@ -276,7 +281,7 @@ class Execution {
     p.x_pitch = columns;
     p.taps = 1;
     p.c = products;
-    const T* const weights = packed_ + (part.group * packing_.units * packing_.vectors + first) * layer_.cols * lanes_;
+    const T* const weights = weights_of(part, first);
     for (i64 v = 0, most_vectors = piece(count, s_.vectors); v < count; v += most_vectors) {
       const i64 vectors = std::min(most_vectors, count - v);
       for (i64 column = 0; column < layer_.cols; column += Limits::terms) {

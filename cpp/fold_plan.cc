@@ -34,8 +34,9 @@ constexpr i64 kPanelBytes = 192 << 10;    // of inputs
 constexpr i64 kMostSpan = 2048;           // places of their products, with the zeros between rows
 constexpr i64 kMostPositions = 192;       // multiplied together
 constexpr i64 kLineVectors = 9;           // of inputs that are copied at a time, where they lie in lines
-constexpr i64 kNearBytes = 32 << 10;      // of inputs, in a first-level cache, of whose sets the lines at one place are
-constexpr i64 kNearSets = 64, kNearLines = 8;
+constexpr i64 kNearBytes = 32 << 10;      // of inputs that stay in a first-level cache
+constexpr i64 kNearSets = 64;             // of it, and lines of each
+constexpr i64 kNearLines = 8;
 constexpr i64 kSmall = 64;  // positions of an image of which several may be computed together
 
 // Cycles that no other way takes.
@@ -158,9 +159,12 @@ class FoldScheduler {
     s_.rows = row <= most ? std::min(most / row, rows) : 1;
     while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
     s_.in_place = images == 1 || call.reads_last;
+    products_ = all_products();
     if (images > 1 || call.reads_last) return;
     const auto [lines, time] = plan_lines();
-    if (time < all_products(stay_near(s_.positions) ? 0 : kAgain)) s_.lines = lines;
+    if (time >= (stay_near(s_.positions) ? products_ : all_products(kAgain))) return;
+    s_.lines = lines;
+    products_ = time;
   }
 
   // The most positions of a band whose rows and sums fit; 0 where there is none.
@@ -189,8 +193,7 @@ class FoldScheduler {
     const double sums = static_cast<double>(banded_ ? s_.image : s_.width);  // of a phase
     const double unit = taps * (sums / static_cast<double>(lanes) * kAdd) +
                         static_cast<double>(packing_.channels * phases_) * (kAddBegin + Cycles::piece * lines);
-    const double products = s_.lines ? plan_lines().second : all_products();
-    double all = static_cast<double>(units) * (products / static_cast<double>(packing_.units) + unit) + Cycles::task;
+    double all = static_cast<double>(units) * (products_ / static_cast<double>(packing_.units) + unit) + Cycles::task;
     if (!s_.in_place) {
       const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
       const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
@@ -335,6 +338,7 @@ class FoldScheduler {
   const Target& target_;
   const i64 phases_;
   FoldSchedule s_;
+  double products_ = 0;  // what those of all images take
   i64 unit_sums_ = 0;    // bytes
   bool banded_ = false;  // of bands, that is
 };

@@ -96,7 +96,8 @@ class Execution {
     for (const Segment& s : segments.all) {
       Size first;
       for (std::size_t a = 0; a < kAxes; ++a) first[a] = axis[a].base + s.at[a] * axis[a].out_step;
-      const i64 row = ((s.batch * axis[0].out + first[0]) * axis[1].out + first[1]) * axis[2].out;
+      const i64 number = number_of({s.batch * axis[0].out + first[0], first[1], first[2]});
+      const i64 step = number_of({0, 0, axis[2].out_step});
       // Number by number: copies of what has just been written in parts would wait for it.
       for (i64 i = 0; i < s.length; ++i) {
         Place& place = places[static_cast<std::size_t>(s.place + i)];
@@ -104,7 +105,7 @@ class Execution {
         place.at[0] = first[0];
         place.at[1] = first[1];
         place.at[2] = first[2] + i * axis[2].out_step;
-        place.number = (row + place.at[2]) * layer_.groups * layer_.rows;
+        place.number = number + i * step;
       }
     }
   }

@@ -23,9 +23,7 @@ void some_dots(const T* x, i64 count, const T* lines, const i64* place, T* sums)
     for (int n = 0; n < N; ++n) sum[n] += a * load(line[n] + i);
   }
   if (i < count) {  // what lies beyond may be no number
-    Index<T> lane;
-    for (int l = 0; l < L; ++l) lane[l] = l;
-    const auto inside = lane < static_cast<LaneIndex<T>>(count - i);
+    const auto inside = lane_numbers<T>() < static_cast<LaneIndex<T>>(count - i);
     const Vector<T> zeros{}, a = inside ? load(x + i) : zeros;
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) sum[n] += a * (inside ? load(line[n] + i) : zeros);

@@ -187,15 +187,15 @@ struct Stencil {
 template <typename T>
 using StencilKernel = void (*)(const Stencil<T>&);
 
-// Channels last, channels that do not mix: neighbouring outputs that read the same inputs.
-// out[i] = sum over taps of w[tap][i] * x[tap][i % channels] + bias[i % channels]. Whole vectors are read and written:
-// the next outputs write over the excess. And again for the next ones, whose inputs lie `x_step` further on.
+// Channels last, channels that do not mix: one position, out[i] = sum over taps of w[tap][i] * x[tap][i] + bias[i] for
+// i < channels. Whole vectors are read and written: the next position writes over the excess. And again for the next
+// ones, whose inputs lie `x_step` further on.
 template <typename T>
 struct PixelStencil {
   const T* const* w;
   const T* const* x;
   const T* bias;
-  i64 taps, length, channels, repeats, x_step;
+  i64 taps, channels, repeats, x_step;
   T* out;
 };
 

@@ -31,8 +31,7 @@ inline Vector<T> every(const T* p) {
 // are fetched meanwhile.
 template <typename T, int kStep, bool kEdge, bool kFar>
 void transform_row(const T* x, i64 ahead, i64 tiles, i64 first, i64 last, T* dst, i64 dst_pitch) {
-  Index<T> at;
-  for (int i = 0; i < kLanes<T>; ++i) at[i] = static_cast<LaneIndex<T>>(kStep * i);
+  Index<T> at = lane_numbers<T>() * LaneIndex<T>{kStep};
   const auto low = static_cast<LaneIndex<T>>(first), high = static_cast<LaneIndex<T>>(last);
   auto inside = [&](Vector<T> v, LaneIndex<T> k) {
     if constexpr (kEdge) return ((at + k >= low) & (at + k < high)) ? v : Vector<T>{};

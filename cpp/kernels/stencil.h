@@ -2,21 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "kernels.h"
 #include "vector.h"
 
 namespace upscore::UPSCORE_ISA {
-
-template <typename T, int... I>
-constexpr Index<T> lane_numbers_of(std::integer_sequence<int, I...>) {
-  return Index<T>{I...};
-}
-template <typename T>
-constexpr Index<T> lane_numbers() {
-  return lane_numbers_of<T>(std::make_integer_sequence<int, kLanes<T>>{});
-}
 
 // U vectors of sums from i on; kTaps: known to the compiler, or 0; kSame: every vector has the same weights.
 template <typename T, int kTaps, bool kSame>
@@ -79,8 +69,7 @@ void stencil_row(const Stencil<T>& s) {
   i64 i = 0;
   if (head > 0) {
     row.template next<1>(0, sums);
-    using Lane = decltype(lane_numbers<T>()[0] + 0);
-    sums[0] = lane_numbers<T>() < static_cast<Lane>(head) ? load(rest) : sums[0];
+    sums[0] = lane_numbers<T>() < static_cast<LaneIndex<T>>(head) ? load(rest) : sums[0];
     if (length < L) return store(rest, sums[0]);
     put(0, sums[0]);
     i = L;
@@ -124,7 +113,7 @@ void repeat(const T* src, i64 count, i64 step, T* dst) {
     return;
   }
   // Whole vectors; the inputs of the last ones are found among the last ones that make a vector.
-  using Lane = decltype(lane_numbers<T>()[0] + 0);
+  using Lane = LaneIndex<T>;
   const Lane inverse = static_cast<Lane>((1 << 16) / step + 1);
   Lane phase = 0;
   for (i64 o = 0, i = 0; o < count * step; o += L, i += L / step) {
@@ -149,17 +138,16 @@ void pixels(const PixelStencil<T>& s) {
     x[tap] = s.x[tap];
   }
   T* out = s.out;
-  for (i64 repeat = 0, shift = 0; repeat < s.repeats; ++repeat, shift += s.x_step, out += s.length)
-    for (i64 i = 0, c = 0; i < s.length; i += L) {
+  for (i64 repeat = 0, shift = 0; repeat < s.repeats; ++repeat, shift += s.x_step, out += s.channels)
+    for (i64 i = 0; i < s.channels; i += L) {
       Vector<T> sum{};
       if constexpr (kTaps > 0) {
 #pragma GCC unroll 4
-        for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + shift + c) * load(w[tap] + i);
+        for (int tap = 0; tap < kTaps; ++tap) sum += load(x[tap] + shift + i) * load(w[tap] + i);
       } else {
-        for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + shift + c) * load(s.w[tap] + i);
+        for (i64 tap = 0; tap < s.taps; ++tap) sum += load(s.x[tap] + shift + i) * load(s.w[tap] + i);
       }
-      store(out + i, sum + load(s.bias + c));
-      for (c += L; c >= s.channels;) c -= s.channels;
+      store(out + i, sum + load(s.bias + i));
     }
 }
 

@@ -34,6 +34,13 @@ template <typename T>
 constexpr int kLanes = UPSCORE_VECTOR_BYTES / static_cast<int>(sizeof(T));
 
 template <typename T>
+inline Index<T> lane_numbers() {
+  Index<T> lane{};
+  for (int l = 0; l < kLanes<T>; ++l) lane[l] = l;
+  return lane;
+}
+
+template <typename T>
 inline Vector<T> load(const T* p) {
   Vector<T> v;
   std::memcpy(&v, p, sizeof v);
