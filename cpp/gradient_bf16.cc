@@ -47,7 +47,7 @@ class MatrixUnit final : public WeightGradient<float> {
     for (i64 rows = kPair; rows <= round_up(std::min(layer.rows, kMostChannels), kPair); rows += kPair)
       for (i64 columns = kPair; columns <= round_up(std::min(layer.cols, kMostChannels), kPair); columns += kPair) {
         if (piece(layer.rows, rows) <= rows - kPair || piece(layer.cols, columns) <= columns - kPair) continue;
-        if (layer.taps() * rows * columns * i64{sizeof(float)} > kSumBytes) continue;
+        if (layer.taps() * rows * sum_pitch(columns) * i64{sizeof(float)} > kSumBytes) continue;
         if (!fit_tile(rows, columns)) continue;
         const double cycles = cost_of_tile();
         if (cycles < least) least = cycles, best_rows = rows, best_columns = columns;
@@ -57,7 +57,7 @@ class MatrixUnit final : public WeightGradient<float> {
     tiles_.share(sizeof(float));
     this->tasks = tiles_.parts();
     this->tiles = tiles_.tiles();
-    this->cost = cost_of_tile() + 3 * kTurnedSum * in_.numbers_per_position();
+    this->cost = cost_of_tile() + kTurnedSum * in_.numbers_per_position();
   }
 
   bool usable() const { return usable_; }
@@ -66,7 +66,7 @@ class MatrixUnit final : public WeightGradient<float> {
     const Layer& layer = in_.layer;
     const GradientTiles::Part part = tiles_.part(task);
     const i64 pitch = gradient_pitch(), terms = terms_of_tile(), width = round_up(part.columns, kBf16Rows);
-    const i64 sums = layer.taps() * part.rows * width, gradients = kBf16Parts * part.rows * pitch / 2;
+    const i64 sums = layer.taps() * part.rows * sum_pitch(part.columns), gradients = kBf16Parts * part.rows * pitch / 2;
     const i64 inputs = width * terms * kBf16Parts / 2, lines = std::max(kCopied * pitch, kBf16Rows * terms) + kBf16Rows;
     float* const sum = scratch<float>(static_cast<std::size_t>(sums + gradients + inputs + lines + 64));
     auto* const gradient = reinterpret_cast<std::uint16_t*>(sum + sums);
@@ -80,7 +80,7 @@ class MatrixUnit final : public WeightGradient<float> {
     }
     in_.kernels.bf16->use(0);
     if (first_tile == last_tile) std::fill_n(sum, sums, 0.0f);
-    put(part, sum, line, grad_w);
+    put(part, sum, grad_w);
   }
 
  private:
@@ -92,6 +92,9 @@ class MatrixUnit final : public WeightGradient<float> {
   i64 terms_of_tile() const { return round_up(places() - beside_[1] * line() - beside_[2], kBf16Terms); }
   // Numbers of a channel: an odd number of cache lines, and zeros behind the last that may be read.
   i64 gradient_pitch() const { return ((planes_ * plane() + 2 * kBf16Terms) / kBf16Terms | 1) * kBf16Terms; }
+
+  // An odd number of cache lines of sums.
+  static i64 sum_pitch(i64 columns) { return (ceil_div(columns, kBf16Rows) | 1) * kBf16Rows; }
 
   // The largest tile for so many channels.
   bool fit_tile(i64 rows, i64 columns) {
@@ -192,11 +195,12 @@ class MatrixUnit final : public WeightGradient<float> {
     }
   }
 
-  // sum[tap][row][column]
+  // sum[row][tap][column]
   void multiply(const GradientTiles::Part& part, const std::uint16_t* gradient, const std::uint32_t* input,
                 bool accumulate, float* sum) const {
     const Layer& layer = in_.layer;
-    const i64 pitch = gradient_pitch(), terms = terms_of_tile(), width = round_up(part.columns, kBf16Rows), none = 0;
+    const i64 pitch = gradient_pitch(), terms = terms_of_tile(), none = 0;
+    const i64 width = sum_pitch(part.columns);
     Bf16Product p{};
     p.w_row = pitch;
     p.w_tile = kBf16Rows * pitch;
@@ -210,13 +214,13 @@ class MatrixUnit final : public WeightGradient<float> {
     p.x_vector = terms / kBf16Terms * p.x_block;
     p.taps = 1;
     p.blocks = terms / kBf16Terms;
-    p.vectors = width / kBf16Rows;
-    p.c_stride = width;
+    p.vectors = ceil_div(part.columns, kBf16Rows);
+    p.c_stride = layer.taps() * width;
     p.accumulate = accumulate;
     i64 w_offset[kMostTaps], c_offset[kMostTaps];
     for (i64 tap = 0; tap < layer.taps(); ++tap) {
       w_offset[tap] = place_of(tap);
-      c_offset[tap] = tap * part.rows * width;
+      c_offset[tap] = tap * width;
     }
     p.products = layer.taps();
     p.w_offset = w_offset;
@@ -225,7 +229,7 @@ class MatrixUnit final : public WeightGradient<float> {
       p.rows = static_cast<int>(std::min(kPair, part.rows - row));
       in_.kernels.bf16->use(p.rows);
       p.w = gradient + row * pitch;
-      p.c = sum + row * width;
+      p.c = sum + row * layer.taps() * width;
       in_.kernels.bf16->product(p);
     }
   }
@@ -243,19 +247,14 @@ class MatrixUnit final : public WeightGradient<float> {
     return index * plane() + down / layer.stride[1] * line() + across / layer.stride[2];
   }
 
-  // sum[tap][row][column] -> grad_w[column][row][tap]
-  void put(const GradientTiles::Part& part, const float* sum, float* turned, float* grad_w) const {
-    const Layer& layer = in_.layer;
-    const i64 taps = layer.taps(), lanes = in_.kernels.lanes, width = round_up(part.columns, kBf16Rows);
-    const i64 room = round_up(taps, lanes), all = layer.rows * taps;
-    for (i64 row = 0; row < part.rows; ++row)
-      for (i64 c = 0; c < part.columns; c += lanes) {
-        const i64 here = std::min(lanes, part.columns - c);
-        in_.kernels.transpose(sum + row * width + c, sum + taps * part.rows * width, part.rows * width, taps, lanes,
-                              nullptr, turned, room);
-        float* out = grad_w + (part.group * layer.cols + part.column + c) * all + (part.row + row) * taps;
-        for (i64 i = 0; i < here; ++i) std::copy_n(turned + i * room, taps, out + i * all);
-      }
+  // sum[row][tap][column] -> grad_w[column][row][tap]
+  void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const {
+    const i64 taps = in_.layer.taps(), lanes = in_.kernels.lanes, width = sum_pitch(part.columns);
+    const i64 all = in_.layer.rows * taps, here = part.rows * taps, whole = here / lanes * lanes;
+    float* const out = grad_w + (part.group * in_.layer.cols + part.column) * all + part.row * taps;
+    if (whole > 0) in_.kernels.transpose(sum, sum + here * width, width, whole, part.columns, nullptr, out, all);
+    for (i64 c = 0; c < part.columns; ++c)
+      for (i64 i = whole; i < here; ++i) out[c * all + i] = sum[i * width + c];
   }
 
   const GradientInputs<float> in_;

@@ -251,13 +251,16 @@ class Recorded(torch.autograd.Function):
         x, w = ctx.saved_tensors
         geometry, groups = ctx.geometry, ctx.groups
         of_x, of_w, of_bias = _wanted(ctx, x, w)
-        if torch.is_grad_enabled() or not native.is_plain(g, w, None):
+        plain = not torch.is_grad_enabled() and native.is_plain(g, w, None)
+        if plain:
+            g = native.whole(g)  # all three would copy a part of another gradient
+        grad_bias = g.sum((0, *range(2, g.dim()))) if of_bias else None  # first: in order, it fetches g for the others
+        if plain:
+            grad_x = native.input_gradient(g, w, geometry, x.shape[2:], groups, x) if of_x else None
+            grad_w = native.weight_gradient(x, g, geometry, groups) if of_w else None
+        else:
             before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
             terms = list(geometry.stride), list(geometry.dilation), before, after, groups
             grad_x = input_gradient(g, w, *terms) if of_x else None
             grad_w = weight_gradient(x, g, geometry.kernel, *terms) if of_w else None
-        else:
-            g = native.whole(g)  # both would copy a part of another gradient
-            grad_x = native.input_gradient(g, w, geometry, x.shape[2:], groups, x) if of_x else None
-            grad_w = native.weight_gradient(x, g, geometry, groups) if of_w else None
-        return grad_x, grad_w, g.sum((0, *range(2, g.dim()))) if of_bias else None, None, None, None
+        return grad_x, grad_w, grad_bias, None, None, None
