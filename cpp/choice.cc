@@ -1,14 +1,13 @@
 #include "choice.h"
 
 #include <limits>
-#include <list>
-#include <mutex>
 #include <utility>
+
+#include "remembered.h"
 
 namespace upscore {
 namespace {
 
-constexpr std::size_t kSchedules = 192;
 // What the matrix unit says that it takes is weighed so, where rows are positions.
 constexpr double kPositionsSooner = 0.9;
 // Times as long as it says takes minimal filtering, against that: with rows that are channels, and positions, channels
@@ -83,15 +82,6 @@ struct Question {
   Team team;
   bool operator==(const Question&) const = default;
 };
-// Of all plans, since training packs at each step. Never destroyed, as threads may still compute at the end.
-struct Memory {
-  std::mutex mutex;
-  std::list<std::pair<Question, Schedules>> all;  // last used first
-};
-Memory& memory() {
-  static Memory* const one = new Memory;
-  return *one;
-}
 
 }  // namespace
 
@@ -109,8 +99,6 @@ Packings plan_packings(const Layer& layer, const Target& target, Method method, 
   return packings;
 }
 
-// Planning is pure, so a call that finds the memory in use plans for itself: no call waits for another, and none hangs
-// in the child of a fork in which another thread held the lock.
 Schedules plan_call(const Layer& layer, const Target& target, const Packings& packings, const Call& call,
                     const Team& team) {
   const Question question{layer,
@@ -124,26 +112,13 @@ Schedules plan_call(const Layer& layer, const Target& target, const Packings& pa
                           packings.positions.has_value(),
                           call,
                           team};
-  auto& [mutex, all] = memory();
-  {
-    std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-    if (lock)
-      for (auto at = all.begin(); at != all.end(); ++at)
-        if (at->first == question) {
-          all.splice(all.begin(), all, at);
-          return at->second;
-        }
-  }
-  Schedules plan = fastest(layer, target, packings, call, team);
-  if (!plan.minimal && !plan.fold && !plan.bf16 && !plan.positions)
-    plan.direct =
-        std::make_shared<const Schedule>(plan_direct(layer, call, packings.direct, packings.lanes, target, team));
-  std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-  if (lock) {
-    all.emplace_front(question, plan);
-    if (all.size() > kSchedules) all.pop_back();
-  }
-  return plan;
+  return remembered(question, [&] {
+    Schedules plan = fastest(layer, target, packings, call, team);
+    if (!plan.minimal && !plan.fold && !plan.bf16 && !plan.positions)
+      plan.direct =
+          std::make_shared<const Schedule>(plan_direct(layer, call, packings.direct, packings.lanes, target, team));
+    return plan;
+  });
 }
 
 bool lies_as_it_can(const Layer& layer, const Target& target, const Packings& packings, const Call& call,

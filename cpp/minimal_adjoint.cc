@@ -7,6 +7,7 @@
 
 #include "execute.h"
 #include "minimal_sets.h"
+#include "remembered.h"
 #include "scratch.h"
 #include "threads.h"
 #include "turn.h"
@@ -419,6 +420,17 @@ class MinimalAdjoint final : public Way<T> {
   Buffer<T> weights_;
 };
 
+// What it depends on whether this way is taken.
+struct Question {
+  Layer layer;
+  Call call;
+  const void* kernels;
+  int threads;
+  Method method;
+  double limit;
+  bool operator==(const Question&) const = default;
+};
+
 }  // namespace
 
 template <typename T>
@@ -427,12 +439,19 @@ std::unique_ptr<Way<T>> minimal_adjoint(const Layer& layer, const Call& call, co
   const bool wanted = method == Method::kFastest || method == Method::kFiltered;
   if (layer.transposed || !wanted || call.batch == 0) return nullptr;
   if (method != Method::kFiltered && cycles_directly(layer, call, kernels.lanes) < kSmall) return nullptr;
-  Layer forward = layer;
-  forward.transposed = true;
-  auto packing = plan_minimal_packing(forward, target_of(kernels), false);
-  if (!packing) return nullptr;
-  auto way = std::make_unique<MinimalAdjoint<T>>(layer, call, kernels, std::move(*packing));
-  if (!way->cut(threads, method, limit)) return nullptr;
+  auto make = [&]() -> std::unique_ptr<MinimalAdjoint<T>> {
+    Layer forward = layer;
+    forward.transposed = true;
+    auto packing = plan_minimal_packing(forward, target_of(kernels), false);
+    if (!packing) return nullptr;
+    auto way = std::make_unique<MinimalAdjoint<T>>(layer, call, kernels, std::move(*packing));
+    if (!way->cut(threads, method, limit)) return nullptr;
+    return way;
+  };
+  std::unique_ptr<MinimalAdjoint<T>> way;
+  const Question question{layer, call, &kernels, threads, method, limit};
+  if (!remembered(question, [&] { return (way = make()) != nullptr; })) return nullptr;
+  if (!way) way = make();
   way->pack(w, threads);
   return way;
 }

@@ -11,6 +11,7 @@
 #include "gradient_minimal.h"
 #include "gradient_planes.h"
 #include "gradient_taps.h"
+#include "remembered.h"
 #include "scratch.h"
 #include "threads.h"
 #include "turn.h"
@@ -29,29 +30,68 @@ constexpr double kThreadCycles = 5e5;    // that are worth a thread
 constexpr double kSlice = 60;            // positions that it takes as long to multiply as to add a slice
 constexpr double kTurned = 1.2;          // cycles to turn a number before
 
-// The fastest way, of all or of those that read channels last.
 template <typename T>
-std::unique_ptr<WeightGradient<T>> fastest(const GradientInputs<T>& inputs, Method method) {
+using Make = std::unique_ptr<WeightGradient<T>> (*)(const GradientInputs<T>&);
+// Those that read channels first alone are the first ones, and those that only the fastest of may be the last.
+template <typename T>
+constexpr Make<T> kWays[] = {gradient_taps<T>,   gradient_channelwise<T>, gradient_planes<T>, gradient_channels<T>,
+                             gradient_inputs<T>, gradient_bf16<T>,        gradient_minimal<T>};
+constexpr std::size_t kFirst = 3, kBf16 = 5, kFiltered = 6;
+
+// One of them, and what it costs.
+struct Chosen {
+  std::size_t way;
+  double cost = std::numeric_limits<double>::infinity();
+};
+
+template <typename T>
+Chosen fastest(const GradientInputs<T>& inputs, Method method) {
   const Call& call = inputs.call;
-  const bool last = call.reads_last || call.writes_last;
-  std::unique_ptr<WeightGradient<T>> way;
-  auto consider = [&](std::unique_ptr<WeightGradient<T>> other) {
-    if (other && (!way || other->cost < way->cost)) way = std::move(other);
+  Chosen best{};
+  auto consider = [&](std::size_t way, double limit) {
+    const auto made = kWays<T>[way](inputs);
+    if (!made || made->cost >= limit) return false;
+    best = {way, made->cost};
+    return true;
   };
-  if (!last)
-    for (auto make : {gradient_taps<T>, gradient_channelwise<T>, gradient_planes<T>}) consider(make(inputs));
-  for (auto make : {gradient_channels<T>, gradient_inputs<T>}) consider(make(inputs));
-  if (method == Method::kFastest || method == Method::kBf16) {
-    auto bf16 = gradient_bf16(inputs);
-    if (bf16 && method == Method::kBf16) return bf16;
-    consider(std::move(bf16));
-  }
-  const double positions = static_cast<double>(call.batch * inputs.layer.groups * inputs.in_plane());
-  const bool worth = method == Method::kFastest && way && way->cost * positions > kFilteredCycles;
-  if (worth || method == Method::kFiltered)
-    if (auto filtered = gradient_minimal(inputs); filtered && (!worth || filtered->cost < way->cost))
-      way = std::move(filtered);
-  return way;
+  const double any = std::numeric_limits<double>::infinity();
+  for (std::size_t way = call.reads_last || call.writes_last ? kFirst : 0; way < kBf16; ++way) consider(way, best.cost);
+  if (method == Method::kBf16 && consider(kBf16, any)) return best;
+  if (method == Method::kFastest) consider(kBf16, best.cost);
+  if (method == Method::kFastest && best.cost < any && best.cost * inputs.positions() > kFilteredCycles)
+    consider(kFiltered, best.cost);
+  if (method == Method::kFiltered) consider(kFiltered, any);
+  return best;
+}
+
+Call channels_first(const Call& call) { return {call.batch, call.in, call.out, call.lo}; }
+
+// The way to take, of this call or of one whose arrays are turned before.
+struct Choice {
+  std::size_t way;
+  bool turned;
+};
+// What it depends on.
+struct Question {
+  Layer layer;
+  Call call;
+  const void* kernels;
+  Method method;
+  bool operator==(const Question&) const = default;
+};
+
+template <typename T>
+Choice choose(const GradientInputs<T>& inputs, Method method) {
+  const auto& [layer, call, kernels, x, grad_y] = inputs;
+  const Chosen here = fastest(inputs, method);
+  if (!call.reads_last && !call.writes_last) return {here.way, false};
+  const Call first = channels_first(call);
+  const Chosen other = fastest(GradientInputs<T>{layer, first, kernels, x, grad_y}, method);
+  const double numbers = static_cast<double>(call.batch * layer.groups) *
+                         static_cast<double>(call.reads_last * layer.cols * inputs.in_plane() +
+                                             call.writes_last * layer.rows * inputs.out_plane());
+  const bool sooner = here.cost * inputs.positions() <= other.cost * inputs.positions() + kTurned * numbers;
+  return {here.way, !sooner};
 }
 
 // How much longer than its share the last of so many threads takes, which do not begin together: turns of the longest
@@ -97,27 +137,20 @@ template <typename T>
 void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& kernels, Method method, const Team& team,
                      const T* x, const T* grad_y, T* grad_w) {
   const GradientInputs<T> inputs{layer, call, kernels, x, grad_y};
-  const double positions = static_cast<double>(call.batch * layer.groups * inputs.in_plane());
-  std::unique_ptr<WeightGradient<T>> way = fastest(inputs, method);
-  if (call.reads_last || call.writes_last) {
-    const Call first{call.batch, call.in, call.out, call.lo};
-    const double numbers = static_cast<double>(call.batch * layer.groups) *
-                           static_cast<double>(call.reads_last * layer.cols * inputs.in_plane() +
-                                               call.writes_last * layer.rows * inputs.out_plane());
-    const auto other = fastest(GradientInputs<T>{layer, first, kernels, x, grad_y}, method);
-    if (!way || other->cost * positions + kTurned * numbers < way->cost * positions) {
-      Buffer<T> inputs_first, gradients_first;
-      return weight_gradient(
-          layer, first, kernels, method, team,
-          turned(kernels, team, call.reads_last, call.batch, layer.groups * layer.cols, call.in, x, inputs_first),
-          turned(kernels, team, call.writes_last, call.batch, layer.groups * layer.rows, call.out, grad_y,
-                 gradients_first),
-          grad_w);
-    }
+  const Choice choice = remembered(Question{layer, call, &kernels, method}, [&] { return choose(inputs, method); });
+  if (choice.turned) {
+    Buffer<T> inputs_first, gradients_first;
+    return weight_gradient(
+        layer, channels_first(call), kernels, method, team,
+        turned(kernels, team, call.reads_last, call.batch, layer.groups * layer.cols, call.in, x, inputs_first),
+        turned(kernels, team, call.writes_last, call.batch, layer.groups * layer.rows, call.out, grad_y,
+               gradients_first),
+        grad_w);
   }
+  const std::unique_ptr<WeightGradient<T>> way = kWays<T>[choice.way](inputs);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();
   const i64 slices = cut_slices(layer, call, sizeof(T), way->tasks, way->tiles).count;
-  const int threads = team.share(way->cost * positions / kSerialCycles);
+  const int threads = team.share(way->cost * inputs.positions() / kSerialCycles);
   Buffer<T> partial;
   if (slices > 1) partial.allocate(static_cast<std::size_t>((slices - 1) * size));
   parallel_for(way->tasks * slices, threads, [&](i64 task) {

@@ -56,6 +56,7 @@ struct GradientInputs {
     return static_cast<double>(layer.rows * layer.cols * layer.taps()) /
            static_cast<double>(std::max<i64>(call.batch * in_plane(), 1));
   }
+  double positions() const { return static_cast<double>(call.batch * layer.groups * in_plane()); }
   i64 in_plane() const { return call.in[0] * call.in[1] * call.in[2]; }
   i64 out_plane() const { return call.out[0] * call.out[1] * call.out[2]; }
 };
