@@ -93,18 +93,18 @@ def test_weight_gradients_of_channels_last(size, channels, kernel, stride, group
                 assert np.linalg.norm(one - exact) <= (1e-6 if dtype == np.float32 else 1e-14) * np.linalg.norm(exact)
 
 
-def test_only_what_can_be_done_is_done_channels_last():
-    w = np.ones((8, 3, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 2, True, engine.Method.DIRECT, True, None)
-    assert plan.channels_last(1, [1, 40, 40], [1, 80, 80], [0, 0, 0], 1) == (True, False)
-    x, y = np.ones((1, 40, 40, 8), np.float32), np.empty((1, 80, 80, 6), np.float32)
-    with pytest.raises(ValueError, match="channels last where channels_last says so"):
-        plan.run(x, y, [0, 0, 0], 1, True, True)
-
-
-def test_weights_for_channels_last_are_not_read_as_others():
-    w = np.ones((8, 32, 2, 2), np.float32)
-    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], 1, True, engine.Method.DIRECT, True, None)
-    x, y = np.ones((1, 8, 40, 40), np.float32), np.empty((1, 32, 80, 80), np.float32)
-    with pytest.raises(ValueError, match="a call such as the weights were packed for"):
-        plan.run(x, y, [0, 0, 0], 1)
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize(("channels", "groups", "able"), [(3, 2, (True, False)), (32, 1, (True, True))])
+def test_arrays_that_lie_in_any_way_are_taken_and_turned_where_no_way_reads_or_writes_them(
+    channels, groups, able, reads, writes
+):
+    rng = np.random.default_rng(channels)
+    w = rng.integers(-4, 5, (8, channels, 2, 2)).astype(np.float32)
+    x = rng.integers(-4, 5, (2, 8, 40, 41)).astype(np.float32)
+    plan = _engine.PlanF32(w, None, [1, 2, 2], [1, 1, 1], groups, True, engine.Method.DIRECT, True, None)
+    assert plan.channels_last(2, [1, 40, 41], [1, 80, 82], [0, 0, 0], 1) == able
+    expected = engine.Packed(w, None, Geometry(2, 2, rank=2), groups).run(x, Geometry(2, 2, rank=2), (80, 82))
+    y = np.empty_like(engine.channels_last(expected) if writes else expected)
+    plan.run(engine.channels_last(x) if reads else x, y, [0, 0, 0], 1, reads, writes)
+    np.testing.assert_array_equal(engine.channels_first(y) if writes else y, expected)

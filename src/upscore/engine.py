@@ -44,7 +44,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         MemoryError: if this one cannot.
     """
     if not _can_be_held(shape, dtype):
-        raise ArgumentError("output", "a size that fits into memory", f"shape {shape}", "a smaller stride or padding")
+        raise _cannot_be_held(shape)
     try:
         return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
     except MemoryError:
@@ -53,6 +53,10 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 def _can_be_held(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     return math.prod(shape) * dtype.itemsize < _LIMIT
+
+
+def _cannot_be_held(shape: tuple[int, ...]) -> ArgumentError:
+    return ArgumentError("output", "a size that fits into memory", f"shape {shape}", "a smaller stride or padding")
 
 
 def _no_room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
@@ -83,16 +87,6 @@ def _native_terms(geometry: Geometry, coarse: tuple[int, ...]) -> _Terms:
 
 def _three(values: tuple[int, ...], fill: int) -> list[int]:
     return [fill] * (NATIVE_RANK - len(values)) + list(values)
-
-
-class _Call(NamedTuple):
-    """What the engine has to know of a call besides its arrays, and what it can read and write channels last."""
-
-    lo: list[int]
-    size: list[int]  # of the input
-    reads: bool
-    writes: bool
-    alone: bool  # it takes one call of the engine, whose output can be held
 
 
 class Packed:
@@ -131,9 +125,8 @@ class Packed:
         self.channels = w.shape[0] if adjoint else w.shape[1] * groups
         make = _engine.PlanF32 if w.dtype == np.float32 else _engine.PlanF64
         lead = geometry.rank - NATIVE_RANK
-        self._bias, self._last = bias, last
-        # The last call channels first, and that channels last: the next one is often like it.
-        self._known: list[tuple[tuple[Any, ...], _Call] | None] = [None, None]
+        self._bias = bias
+        self._known: tuple[tuple[Any, ...], tuple[list[int], list[int]]] | None = None
         if lead <= 0:
             if once and once[0] * max(math.prod(once[1]), math.prod(once[2])) * max(w.size, 1) >= _LIMIT:
                 once = None  # what no machine can hold is refused where its memory is asked for
@@ -153,38 +146,24 @@ class Packed:
     ) -> Array:
         """The layer on ``x`` (N, C, *spatial), cropped as ``geometry`` says, giving spatial size ``size``."""
         threads = threads or _engine.thread_count()
-        call = self._call(x.shape[0], x.shape[2:], geometry, size, threads, last=False)
         y = empty((x.shape[0], self.channels, *size), self.dtype) if out is None else out
         if geometry.rank > NATIVE_RANK:
             self._run_leading(x, geometry, y, threads)
-        elif call.reads and call.writes:
-            y[...] = channels_first(self.run_last(channels_last(x, threads), geometry, size, threads), threads)
         else:
-            self._plan.run(x, y, call.lo, threads)
+            self._plan.run(x, y, self._terms(x.shape[2:], geometry, size)[0], threads)
         return y
 
-    def _call(
-        self,
-        batch: int,
-        input_size: tuple[int, ...],
-        geometry: Geometry,
-        size: tuple[int, ...],
-        threads: int,
-        last: bool,
-    ) -> _Call:
-        """Checked, once for calls that are alike; about channels last only those are asked that it matters for."""
-        question = batch, input_size, geometry, size, threads
-        known = self._known[last]
+    def _terms(
+        self, input_size: tuple[int, ...], geometry: Geometry, size: tuple[int, ...]
+    ) -> tuple[list[int], list[int]]:
+        """The crop and the input's size as the engine takes them; a call is often like the one before."""
+        question = input_size, geometry, size
+        known = self._known
         if known and known[0] == question:
             return known[1]
-        lo = _native_terms(geometry, size if self.adjoint else input_size).lo
-        n, o = self._sizes(input_size, size)
-        able = geometry.rank <= NATIVE_RANK and _can_be_held((batch, self.channels, *size), self.dtype)
-        asked = able and (last or self._last)
-        reads, writes = self._plan.channels_last(batch, n, o, lo, threads) if asked else (False, False)
-        call = _Call(lo, n, reads, writes, alone=able and last == (reads and writes))
-        self._known[last] = question, call
-        return call
+        terms = _native_terms(geometry, size if self.adjoint else input_size).lo, _three(input_size, 1)
+        self._known = question, terms
+        return terms
 
     def run_last(self, x: Array, geometry: Geometry, size: tuple[int, ...], threads: int = 0) -> Array:
         """:meth:`run` with channels last: ``x`` (N, *spatial, C) gives (N, *size, channels).
@@ -192,13 +171,11 @@ class Packed:
         Where the engine has no way to read or write channels last, arrays are turned before or after.
         """
         threads = threads or _engine.thread_count()
-        lo, _, reads, writes, _ = self._call(x.shape[0], x.shape[1:-1], geometry, size, threads, last=True)
-        if not (reads or writes):
+        if geometry.rank > NATIVE_RANK:
             return channels_last(self.run(channels_first(x, threads), geometry, size, threads=threads), threads)
-        x = x if reads else channels_first(x, threads)
-        y = empty((x.shape[0], *size, self.channels) if writes else (x.shape[0], self.channels, *size), self.dtype)
-        self._plan.run(x, y, lo, threads, reads, writes)
-        return y if writes else channels_last(y, threads)
+        y = empty((x.shape[0], *size, self.channels), self.dtype)
+        self._plan.run(x, y, self._terms(x.shape[1:-1], geometry, size)[0], threads, True, True)
+        return y
 
     def run_at(
         self,
@@ -207,19 +184,20 @@ class Packed:
         geometry: Geometry,
         size: tuple[int, ...],
         threads: int,
-        last: bool,
-    ) -> Array | None:
-        """:meth:`run`, or with ``last`` :meth:`run_last`, of numbers at an address, which no array has to be made for.
+        reads_last: bool,
+        writes_last: bool,
+    ) -> Array:
+        """:meth:`run` of numbers at an address, which no array has to be made for, of up to three axes.
 
-        ``shape`` is (N, C, *spatial) in both cases, and so is the result's, which lies as the input does. Nothing is
-        done, and None given, where that takes more than one call of the engine.
+        ``shape`` is (N, C, *spatial), and so is the result's, however the numbers lie: those that are read, and those
+        that are written, channels last or first.
         """
-        lo, n, _, _, alone = self._call(shape[0], shape[2:], geometry, size, threads, last)
-        if not alone:
-            return None
         result = (shape[0], self.channels, *size)
+        if not _can_be_held(result, self.dtype):
+            raise _cannot_be_held(result)
+        lo, n = self._terms(shape[2:], geometry, size)
         try:
-            y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, last)
+            y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, reads_last, writes_last)
         except MemoryError:
             raise _no_room(result, self.dtype) from None
         return y
@@ -233,7 +211,7 @@ class Packed:
         if geometry.rank > NATIVE_RANK:
             lead = geometry.rank - NATIVE_RANK
             return f"rank {geometry.rank}: loops over the first {lead} axes around a native 3-D plan"
-        lo = _native_terms(geometry, size if self.adjoint else input_size).lo
+        lo, _ = self._terms(input_size, geometry, size)
         return self._plan.why(batch, *self._sizes(input_size, size), lo, _engine.thread_count())
 
     def _run_leading(self, x: Array, geometry: Geometry, y: Array, threads: int) -> None:

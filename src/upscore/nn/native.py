@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from upscore import engine
 from upscore.engine import Method
 from upscore.geometry import Geometry
-from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, is_whole, last_array, pack
+from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, is_whole, last_array, pack, plain
 
 __all__ = [
     "conv_transpose",
@@ -31,7 +31,6 @@ __all__ = [
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _COMPUTED = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _PLAIN = (Tensor, torch.nn.Parameter)
-_FROM_LAST = {rank: (0, rank - 1, *range(1, rank - 1)) for rank in CHANNELS_LAST}
 
 
 def is_native(x: Tensor) -> bool:
@@ -92,29 +91,19 @@ def _run(
     packed: engine.Packed, x: Tensor, geometry: Geometry, size: tuple[int, ...], last: bool, reads: bool
 ) -> Tensor:
     """``packed`` on ``x``; ``last`` and ``reads`` are what :func:`_layout` says. The result has the dtype of ``x``."""
-    threads = torch.get_num_threads()
-    last = last and 0 not in size
-    if (reads if last else x.is_contiguous()) and _COMPUTED.get(x.dtype) is packed.dtype and not x.is_neg():
-        numbers = packed.run_at(x.data_ptr(), x.shape, geometry, size, threads, last)
-        if numbers is not None:
-            return torch.from_numpy(numbers)
-    if not last:
-        y = torch.from_numpy(packed.run(array(x), geometry, size, threads=threads))
-    elif reads:
-        y = _from_last(packed.run_last(last_array(x), geometry, size, threads))
-    else:
-        y = _from_last(engine.channels_last(packed.run(array(x), geometry, size, threads=threads), threads))
-    return _cast(y, x.dtype)
+    numbers = x
+    if _COMPUTED.get(x.dtype) is not packed.dtype or x.is_neg():
+        numbers = plain(numbers)
+    if not (reads or numbers.is_contiguous()):
+        numbers = numbers.contiguous()
+    threads, last = torch.get_num_threads(), last and 0 not in size
+    y = packed.run_at(numbers.data_ptr(), x.shape, geometry, size, threads, reads, last)
+    return _cast(torch.from_numpy(y), x.dtype)
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
     """``t.to(dtype)``, which is not called for nothing."""
     return t if t.dtype is dtype else t.to(dtype)
-
-
-def _from_last(numbers: engine.Array) -> Tensor:
-    """(N, *spatial, C) as a tensor (N, C, *spatial)."""
-    return torch.from_numpy(numbers.transpose(_FROM_LAST[numbers.ndim]))
 
 
 def conv_transpose(

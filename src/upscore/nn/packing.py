@@ -26,7 +26,7 @@ from upscore import cpu
 from upscore.engine import Array, Method, Packed, channels_first
 from upscore.geometry import Geometry
 
-__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "is_whole", "last_array", "pack"]
+__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "is_whole", "last_array", "pack", "plain"]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
@@ -168,17 +168,18 @@ def array(t: Tensor) -> Array:
     """``t`` as a contiguous float32 or float64 array; shares memory where it can."""
     if is_last(t):
         return channels_first(last_array(t), torch.get_num_threads())
-    numbers: Array = _plain(t).contiguous().numpy()
+    numbers: Array = plain(t).contiguous().numpy()
     return numbers
 
 
 def last_array(t: Tensor) -> Array:
     """The array (N, *spatial, C) of a channels-last tensor; shares memory where it can."""
-    numbers: Array = _plain(t).numpy()
+    numbers: Array = plain(t).numpy()
     return numbers.transpose(_TO_LAST[t.dim()])
 
 
-def _plain(t: Tensor) -> Tensor:
+def plain(t: Tensor) -> Tensor:
+    """``t`` as numbers that the engine computes with, float32 or float64, recorded by nothing; lies as ``t`` does."""
     if t.requires_grad:
         t = t.detach()
     if t.dtype is not torch.float32 and t.dtype is not torch.float64:
