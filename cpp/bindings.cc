@@ -36,6 +36,7 @@ template <typename T>
 using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using New = nb::ndarray<nb::numpy, T, nb::device::cpu>;
+using Shape = std::vector<std::size_t>;
 
 // Shapes are (first, second, *axes); fewer than three axes are filled with leading ones.
 // With channels last they are (first, *axes, second).
@@ -45,6 +46,12 @@ Size axes_of(const Array& array, bool last = false) {
   Size size{1, 1, 1};
   for (std::size_t d = 2; d < array.ndim(); ++d)
     size[kAxes - (array.ndim() - d)] = static_cast<i64>(array.shape(last ? d - 1 : d));
+  return size;
+}
+Size axes_of(const Shape& shape) {
+  require(shape.size() >= 3 && shape.size() <= 5, "arrays have one to three axes after the first two");
+  Size size{1, 1, 1};
+  for (std::size_t d = 2; d < shape.size(); ++d) size[kAxes - (shape.size() - d)] = static_cast<i64>(shape[d]);
   return size;
 }
 template <typename Array>
@@ -70,7 +77,7 @@ Layer layer_of(const Size& kernel, const Size& stride, const Size& dilation, i64
 
 // An uninitialised array (first, second, *axes), which with channels last lies as (first, *axes, second) does.
 template <typename T>
-New<T> empty(const std::vector<std::size_t>& shape, bool last) {
+New<T> empty(const Shape& shape, bool last) {
   struct Block {
     void* memory;
     std::size_t bytes;
@@ -124,8 +131,8 @@ class Plan {
 
   // Of as many images as the output has, of so many channels and numbers along each axis, that lie at an address. The
   // output is (N, C, *axes), whatever its numbers lie like.
-  New<T> run_at(std::uintptr_t x, i64 channels, Size in, const std::vector<std::size_t>& shape, Size lo, int threads,
-                bool reads_last, bool writes_last) {
+  New<T> run_at(std::uintptr_t x, i64 channels, Size in, const Shape& shape, Size lo, int threads, bool reads_last,
+                bool writes_last) {
     New<T> y = empty<T>(shape, writes_last);
     run_call({dim(y, 0), in, axes_of(y), lo, reads_last, writes_last}, channels, dim(y, 1), threads,
              reinterpret_cast<const T*>(x), y.data());
@@ -177,7 +184,57 @@ void gradient_of_bias(In<T> grad_y, Out<T> grad_bias, int threads) {
   i64 plane = 1;
   for (std::size_t d = 2; d < grad_y.ndim(); ++d) plane *= dim(grad_y, d);
   nb::gil_scoped_release release;
-  bias_gradient(threads, dim(grad_y, 0), dim(grad_y, 1), plane, grad_y.data(), grad_bias.data());
+  bias_gradient(threads, dim(grad_y, 0), dim(grad_y, 1), plane, false, grad_y.data(), grad_bias.data());
+}
+
+// Numbers at an address: an array (first, second, *axes), whose numbers lie channels last or first.
+using Lying = std::tuple<std::uintptr_t, Shape, bool>;
+
+template <typename T>
+using Gradients = std::tuple<std::optional<New<T>>, std::optional<New<T>>, std::optional<New<T>>>;
+
+// The gradients of a transposed layer's input, weights and bias, of those that are wanted; that of the input lies
+// channels `last` or first. The bias comes first: to sum it fetches, in order, what the others read.
+template <typename T>
+Gradients<T> gradients(const Lying& x_lying, const Lying& y_lying, const Lying& w_lying, Size stride, Size dilation,
+                       Size lo, i64 groups, bool last, std::array<bool, 3> wanted, int threads) {
+  const auto& [x_at, x_shape, x_last] = x_lying;
+  const auto& [y_at, y_shape, y_last] = y_lying;
+  const auto& [w_at, w_shape, w_last] = w_lying;
+  const Size in = axes_of(x_shape), out = axes_of(y_shape), kernel = axes_of(w_shape);
+  const auto size = [](const Shape& shape, std::size_t d) { return static_cast<i64>(shape[d]); };
+  const i64 batch = size(x_shape, 0), inputs = size(w_shape, 0), outputs = size(y_shape, 1);
+  const Layer layer = layer_of(kernel, stride, dilation, groups, inputs, size(w_shape, 1), true);
+  require(batch == size(y_shape, 0), "input and gradient have the same batch");
+  require(size(x_shape, 1) == inputs, "the input has the weights' channels");
+  require(outputs == layer.groups * layer.rows, "the gradient has the layer's channels");
+  const auto *x = reinterpret_cast<const T*>(x_at), *grad_y = reinterpret_cast<const T*>(y_at);
+  const auto* w = reinterpret_cast<const T*>(w_at);
+  std::optional<New<T>> grad_x, grad_w, grad_bias;
+  if (wanted[0]) grad_x = empty<T>(x_shape, last);
+  if (wanted[1]) grad_w = empty<T>(w_shape, false);
+  if (wanted[2]) grad_bias = empty<T>({y_shape[1]}, false);
+  nb::gil_scoped_release release;
+  if (wanted[2]) bias_gradient(threads, batch, outputs, out[0] * out[1] * out[2], y_last, grad_y, grad_bias->data());
+  if (wanted[0]) {
+    Buffer<T> w_first;
+    if (w_last) {
+      w_first.allocate(static_cast<std::size_t>(inputs * layer.rows * layer.taps()));
+      turn(active_table<T>(), threads, inputs, layer.taps(), layer.rows, w, w_first.data());
+      w = w_first.data();
+    }
+    Layer adjoint = layer;
+    std::swap(adjoint.rows, adjoint.cols);
+    adjoint.transposed = false;
+    const Call call{batch, out, in, lo, y_last, last};
+    PackedLayer<T>(adjoint, w, nullptr, Method::kFastest, y_last, OnlyCall{{batch, out, in, lo}, threads})
+        .run(call, threads, grad_y, grad_x->data());
+  }
+  if (wanted[1])
+    weight_gradient(layer, {batch, in, out, lo, x_last, y_last}, active_table<T>(), Method::kFastest, team_of(threads),
+                    x, grad_y, grad_w->data());
+  if (threads > 1) end_call();
+  return {std::move(grad_x), std::move(grad_w), std::move(grad_bias)};
 }
 
 template <typename T>
@@ -190,7 +247,7 @@ void turn_array(In<T> src, Out<T> dst, int threads) {
 }
 
 template <typename T>
-void bind(nb::module_& m, const char* plan, const char* make_empty) {
+void bind(nb::module_& m, const char* plan, const char* all_gradients, const char* make_empty) {
   nb::class_<Plan<T>>(m, plan)
       .def(nb::init<In<T>, std::optional<In<T>>, Size, Size, i64, bool, Method, bool, Sizes>(), "w"_a, "bias"_a.none(),
            "stride"_a, "dilation"_a, "groups"_a, "transposed"_a, "method"_a, "last"_a, "once"_a.none())
@@ -202,11 +259,13 @@ void bind(nb::module_& m, const char* plan, const char* make_empty) {
       .def("why", &Plan<T>::why, "batch"_a, "input"_a, "output"_a, "lo"_a, "threads"_a)
       .def_prop_ro("packed_bytes", &Plan<T>::packed_bytes)
       .def_prop_ro("isa", &Plan<T>::isa);
+  m.def(all_gradients, &gradients<T>, "x"_a, "grad_y"_a, "w"_a, "stride"_a, "dilation"_a, "lo"_a, "groups"_a, "last"_a,
+        "wanted"_a, "threads"_a);
   m.def("weight_gradient", &gradient_of_weights<T>, "x"_a, "grad_y"_a, "grad_w"_a.noconvert(), "stride"_a, "dilation"_a,
         "lo"_a, "groups"_a, "method"_a, "threads"_a, "x_last"_a = false, "grad_last"_a = false);
   m.def("bias_gradient", &gradient_of_bias<T>, "grad_y"_a, "grad_bias"_a.noconvert(), "threads"_a);
   m.def("turn", &turn_array<T>, "src"_a.noconvert(), "dst"_a.noconvert(), "threads"_a);
-  m.def(make_empty, [](const std::vector<std::size_t>& shape) { return empty<T>(shape, false); }, "shape"_a);
+  m.def(make_empty, [](const Shape& shape) { return empty<T>(shape, false); }, "shape"_a);
 }
 
 }  // namespace
@@ -223,8 +282,8 @@ NB_MODULE(_engine, m) {
       .value("FOLDED", Method::kFolded)
       .value("BF16", Method::kBf16)
       .value("POSITIONS", Method::kPositions);
-  bind<float>(m, "PlanF32", "empty_f32");
-  bind<double>(m, "PlanF64", "empty_f64");
+  bind<float>(m, "PlanF32", "gradients_f32", "empty_f32");
+  bind<double>(m, "PlanF64", "gradients_f64", "empty_f64");
   m.def("available_isas", &available_isas);
   m.def("active_isa", &active_isa);
   m.def("force_isa", &force_isa, "name"_a);

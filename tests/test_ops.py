@@ -309,3 +309,19 @@ def test_a_plan_keeps_the_weights_it_was_given():
     before = layer(x)
     w[:] = 7
     np.testing.assert_array_equal(layer(x), before)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("mask", [(True, False, False), (False, True, False), [False, False, True], (False,) * 3])
+def test_only_the_gradients_that_are_asked_for(rank, mask):
+    rng = np.random.default_rng(rank)
+    x, w = rng.random((2, 3, *(3,) * rank), np.float32), rng.random((3, 2, *(2,) * rank), np.float32)
+    grad_y = rng.random((2, 2, *(6,) * rank), np.float32)
+    every = up.conv_transpose_backward(grad_y, x, w, stride=2)
+    for wanted, one, of_all in zip(
+        mask, up.conv_transpose_backward(grad_y, x, w, stride=2, output_mask=mask), every, strict=True
+    ):
+        if wanted:
+            np.testing.assert_array_equal(one, of_all)
+        else:
+            assert one is None

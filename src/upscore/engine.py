@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +22,15 @@ from upscore.geometry import Geometry
 
 __all__ = [
     "NATIVE_RANK",
+    "Lying",
     "Method",
     "Packed",
     "bias_gradient",
     "channels_first",
     "channels_last",
     "empty",
+    "gradients",
+    "lying",
     "weight_gradient",
 ]
 
@@ -230,6 +234,44 @@ class Packed:
             plan.run(merged, part, lo, threads)
             spread = part.reshape(x.shape[0], *source.shape[2 : 2 + lead], *part.shape[1:])
             y[pick_y] += np.moveaxis(spread, 1 + lead, 1)
+
+
+class Lying(NamedTuple):
+    """Numbers at an address, which no array has to be made for, of up to three axes."""
+
+    address: int
+    shape: tuple[int, ...]  # (N, C, *spatial), or that of weights
+    last: bool  # they lie channels last, the second axis after the others
+
+
+def lying(a: Array) -> Lying:
+    """Where the numbers of an array are."""
+    return Lying(a.__array_interface__["data"][0], a.shape, False)
+
+
+Gradients = tuple[Array | None, Array | None, Array | None]
+
+
+def gradients(
+    x: Lying,
+    grad_y: Lying,
+    w: Lying,
+    dtype: np.dtype[Any],
+    geometry: Geometry,
+    groups: int,
+    wanted: Sequence[bool],
+    threads: int = 0,
+    *,
+    last: bool = False,
+) -> Gradients:
+    """The gradients of the transposed convolution's input, weights and bias, those that are ``wanted``; else None.
+
+    All numbers have this ``dtype``. That of the input lies channels ``last``, if so; all have the shapes of what they
+    are the gradients of.
+    """
+    stride, dilation, lo = _native_terms(geometry, x.shape[2:])
+    run = _engine.gradients_f32 if dtype == np.float32 else _engine.gradients_f64
+    return run(x, grad_y, w, stride, dilation, lo, groups, last, wanted, threads or _engine.thread_count())
 
 
 def weight_gradient(

@@ -311,12 +311,15 @@ def conv_transpose_backward(
     dilation: Ints = 1,
     groups: int = 1,
     output_size: Ints | None = None,
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Any, Any, Any]:
     """The gradients of :func:`conv_transpose` with respect to input, weights and bias.
 
     Args:
         grad_y: gradient of the output, ``(N, C_out, *output)``.
         x, w, stride, padding, output_padding, dilation, groups, output_size: as in the forward call.
+        output_mask: which of the three are wanted, as in ``torch.ops.aten.convolution_backward``; the others are None
+            and cost nothing.
 
     Returns:
         ``(grad_x, grad_w, grad_bias)`` with the shapes of x, w and ``(C_out,)``.
@@ -343,6 +346,24 @@ def conv_transpose_backward(
             f"{grad.shape} {grad.dtype.name}",
             "numpy.ones_like(y)",
         )
-    grad_x = _adjoint(weights, None, geometry, groups, grad, array.shape[2:])
-    grad_w = engine.weight_gradient(array, grad, geometry, groups, weights.shape[1])
-    return restore(grad_x), restore_w(grad_w), restore_w(engine.bias_gradient(grad))
+    wanted = _read_mask(output_mask)
+    if geometry.rank <= engine.NATIVE_RANK:
+        at, of_y, of_weights = engine.lying(array), engine.lying(grad), engine.lying(weights)
+        grads = engine.gradients(at, of_y, of_weights, array.dtype, geometry, groups, wanted)
+    else:
+        grads = (
+            _adjoint(weights, None, geometry, groups, grad, array.shape[2:]) if wanted[0] else None,
+            engine.weight_gradient(array, grad, geometry, groups, weights.shape[1]) if wanted[1] else None,
+            engine.bias_gradient(grad) if wanted[2] else None,
+        )
+    back = restore, restore_w, restore_w
+    of_x, of_w, of_bias = (None if g is None else to(g) for to, g in zip(back, grads, strict=True))
+    return of_x, of_w, of_bias
+
+
+def _read_mask(output_mask: Any) -> tuple[bool, ...]:
+    mask = tuple(output_mask) if isinstance(output_mask, (tuple, list)) else ()
+    if len(mask) != 3 or not all(isinstance(wanted, (bool, np.bool_)) for wanted in mask):
+        expected = "three booleans, for input, weights and bias"
+        raise ArgumentTypeError("output_mask", expected, repr(output_mask), "(True, True, False)")
+    return tuple(map(bool, mask))

@@ -27,6 +27,12 @@ def backward(grad_y=Y, x=X, w=W, **options):
 
 
 REFUSED = {
+    "a mask of two": (
+        backward(output_mask=(True, False)),
+        "output_mask: expected three booleans, for input, weights and bias, got (True, False)",
+    ),
+    "a mask of numbers": (backward(output_mask=(1, 1, 0)), "output_mask: expected three booleans"),
+    "a mask in words": (backward(output_mask="all"), "output_mask: expected three booleans"),
     "rank of x": (transposed(X[0, 0]), "x: expected at least 3 dimensions (N, C, *spatial), got shape (3, 4)"),
     "no rank": (transposed(np.array(1.0)), "x: expected at least 3 dimensions (N, C, *spatial), got shape ()"),
     "rank of w": (

@@ -6,6 +6,8 @@ dtype of the first argument, and its memory format as torch chooses it. Nothing 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, is_whole, la
 
 __all__ = [
     "conv_transpose",
+    "gradients",
     "input_gradient",
     "is_native",
     "is_plain",
@@ -29,7 +32,7 @@ __all__ = [
 ]
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_COMPUTED = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_COMPUTED: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -123,14 +126,41 @@ def conv_transpose(
     return _run(packed, x, geometry, size, last, reads)
 
 
-def input_gradient(
-    y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int, x: Tensor | None = None
-) -> Tensor:
-    """A of ``y`` (N, C_out, *m), of spatial size ``size``; it lies in memory as ``x``, if given, where it can."""
+def _numbers(t: Tensor) -> Tensor:
+    """``t`` as the engine reads it: what it computes with, without holes in memory."""
+    return whole(t if t.dtype in _COMPUTED and not t.is_neg() else plain(t))
+
+
+def gradients(
+    x: Tensor, y: Tensor, w: Tensor, geometry: Geometry, groups: int, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of T's input ``x``, weights and bias, from the gradient ``y`` of its output: those that are ``wanted``.
+
+    That of the input lies in memory as ``y`` does, or as ``x`` where ``y`` lies both ways.
+    """
+    inputs, outputs, weights = _numbers(x), _numbers(y), _numbers(w)
+    x_last, y_last, w_last = is_last(inputs), is_last(outputs), is_last(weights)
+    if x_last and not y_last and y.numel():
+        y_last = outputs.is_contiguous(memory_format=CHANNELS_LAST[y.dim()])
+    found = engine.gradients(
+        engine.Lying(inputs.data_ptr(), x.shape, x_last),
+        engine.Lying(outputs.data_ptr(), y.shape, y_last),
+        engine.Lying(weights.data_ptr(), w.shape, w_last),
+        _COMPUTED[inputs.dtype],
+        geometry,
+        groups,
+        wanted,
+        torch.get_num_threads(),
+        last=(y_last or w_last) and x.numel() > 0,
+    )
+    of_x, of_w, of_bias = (None if a is None else _cast(torch.from_numpy(a), x.dtype) for a in found)
+    return of_x, of_w, of_bias
+
+
+def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...], groups: int) -> Tensor:
+    """A of ``y`` (N, C_out, *m), of spatial size ``size``."""
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
     last, reads = _layout(y, w)
-    if not last and x is not None and is_last(x) and y.is_contiguous(memory_format=CHANNELS_LAST[x.dim()]):
-        last = reads = y.numel() > 0
     packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=reads, once=once)
     return _run(packed, y, geometry, size, last, reads)
 

@@ -86,7 +86,8 @@ def _wanted(ctx: Any, x: Tensor, w: Tensor) -> tuple[bool, bool, bool]:
             return True
 
     of_w, of_bias = used(1), of_bias and used(2)
-    return not (of_w or of_bias) or used(0), of_w, of_bias
+    # An input that is a leaf and records gradients was made to be asked for.
+    return not (of_w or of_bias) or x.is_leaf or used(0), of_w, of_bias
 
 
 # --- T ---
@@ -250,17 +251,14 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         geometry, groups = ctx.geometry, ctx.groups
-        of_x, of_w, of_bias = _wanted(ctx, x, w)
-        plain = not torch.is_grad_enabled() and native.is_plain(g, w, None)
-        if plain:
-            g = native.whole(g)  # all three would copy a part of another gradient
-        grad_bias = g.sum((0, *range(2, g.dim()))) if of_bias else None  # first: in order, it fetches g for the others
-        if plain:
-            grad_x = native.input_gradient(g, w, geometry, x.shape[2:], groups, x) if of_x else None
-            grad_w = native.weight_gradient(x, g, geometry, groups) if of_w else None
-        else:
-            before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
-            terms = list(geometry.stride), list(geometry.dilation), before, after, groups
-            grad_x = input_gradient(g, w, *terms) if of_x else None
-            grad_w = weight_gradient(x, g, geometry.kernel, *terms) if of_w else None
-        return grad_x, grad_w, grad_bias, None, None, None
+        wanted = of_x, of_w, of_bias = _wanted(ctx, x, w)
+        if not torch.is_grad_enabled() and native.is_plain(g, w, None):
+            return *native.gradients(x, g, w, geometry, groups, wanted), None, None, None
+        before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
+        terms = list(geometry.stride), list(geometry.dilation), before, after, groups
+        return (
+            input_gradient(g, w, *terms) if of_x else None,
+            weight_gradient(x, g, geometry.kernel, *terms) if of_w else None,
+            g.sum((0, *range(2, g.dim()))) if of_bias else None,
+            *(None,) * 3,
+        )
