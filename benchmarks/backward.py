@@ -17,7 +17,7 @@ def upscore_ops(layer: Layer, x: Array, w: Array, b: Array, gradient: Array, thr
     import upscore
 
     upscore.cpu.set_threads(threads)
-    arguments = peers.arguments(layer)
+    arguments = {**peers.arguments(layer), "output_mask": (True, True, False)}
     return lambda: upscore.conv_transpose_backward(gradient, x, w, **arguments), lambda grads: (grads[0], grads[1])
 
 

@@ -210,13 +210,16 @@ Gradients<T> gradients(const Lying& x_lying, const Lying& y_lying, const Lying& 
   require(outputs == layer.groups * layer.rows, "the gradient has the layer's channels");
   const auto *x = reinterpret_cast<const T*>(x_at), *grad_y = reinterpret_cast<const T*>(y_at);
   const auto* w = reinterpret_cast<const T*>(w_at);
+  // Each is made just before it is computed, in memory that the one before may have given back.
   std::optional<New<T>> grad_x, grad_w, grad_bias;
-  if (wanted[0]) grad_x = empty<T>(x_shape, last);
-  if (wanted[1]) grad_w = empty<T>(w_shape, false);
-  if (wanted[2]) grad_bias = empty<T>({y_shape[1]}, false);
-  nb::gil_scoped_release release;
-  if (wanted[2]) bias_gradient(threads, batch, outputs, out[0] * out[1] * out[2], y_last, grad_y, grad_bias->data());
+  if (wanted[2]) {
+    grad_bias = empty<T>({y_shape[1]}, false);
+    nb::gil_scoped_release release;
+    bias_gradient(threads, batch, outputs, out[0] * out[1] * out[2], y_last, grad_y, grad_bias->data());
+  }
   if (wanted[0]) {
+    grad_x = empty<T>(x_shape, last);
+    nb::gil_scoped_release release;
     Buffer<T> w_first;
     if (w_last) {
       w_first.allocate(static_cast<std::size_t>(inputs * layer.rows * layer.taps()));
@@ -230,9 +233,12 @@ Gradients<T> gradients(const Lying& x_lying, const Lying& y_lying, const Lying& 
     PackedLayer<T>(adjoint, w, nullptr, Method::kFastest, y_last, OnlyCall{{batch, out, in, lo}, threads})
         .run(call, threads, grad_y, grad_x->data());
   }
-  if (wanted[1])
+  if (wanted[1]) {
+    grad_w = empty<T>(w_shape, false);
+    nb::gil_scoped_release release;
     weight_gradient(layer, {batch, in, out, lo, x_last, y_last}, active_table<T>(), Method::kFastest, team_of(threads),
                     x, grad_y, grad_w->data());
+  }
   if (threads > 1) end_call();
   return {std::move(grad_x), std::move(grad_w), std::move(grad_bias)};
 }
