@@ -27,6 +27,7 @@ constexpr double kProduct = 0.0175;  // of two numbers, in six tiles' products
 constexpr double kShifted = 0.022;   // where rows of tiles begin within cache lines
 constexpr double kSum = 0.15;        // to add one to those of other tiles
 constexpr double kCut = 0.8;         // a number of the output's gradient, copied and cut
+constexpr double kCutApart = 0.95;   // where the stride leaves others between them
 constexpr double kRounded = 1.4;     // an input
 
 class MatrixUnit final : public WeightGradient<float> {
@@ -129,7 +130,8 @@ class MatrixUnit final : public WeightGradient<float> {
     const double weights = number(layer.taps() * round_up(layer.rows, kBf16Rows) * round_up(layer.cols, kBf16Rows));
     const double products =
         weights * ((beside_[1] + beside_[2] > 0 ? kShifted : kProduct) * number(terms_of_tile()) + kSum);
-    const double gradient = kCut * number(tiles_.column_chunks() * layer.rows * planes_ * plane());
+    const double gradient =
+        (layer.stride[2] > 1 ? kCutApart : kCut) * number(tiles_.column_chunks() * layer.rows * planes_ * plane());
     const double input = kRounded * number(tiles_.row_chunks() * layer.cols * terms_of_tile());
     return (products + gradient + input) / positions;
   }

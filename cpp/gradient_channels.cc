@@ -123,12 +123,17 @@ class Multiplied final : public WeightGradient<T> {
           std::copy_n(from + tap / joined_ * pitch, joined_ * part.rows, inputs + tap * part.rows);
         from = inputs, end = inputs + taps_ * part.rows, pitch = part.rows;
       }
-      // A vector of taps is written, and the next row writes over what is too much: the last ones are turned by hand.
-      const i64 vectors = taps_ < lanes ? taps_ : taps_ / lanes * lanes;
+      // The last taps that do not fill a vector are turned together with some before them. Where there are fewer, a
+      // vector is written nevertheless, and the next row writes over what is too much: the last ones are turned by
+      // hand.
+      auto turn = [&](i64 tap, i64 count, i64 rows) {
+        if (rows > 0) in_.kernels.transpose(from + tap * pitch, end, pitch, count, rows, nullptr, out + tap, taps_);
+      };
       const i64 rows = taps_ < lanes ? std::max<i64>(part.rows - ceil_div(lanes, taps_), 0) : part.rows;
-      if (rows > 0) in_.kernels.transpose(from, end, pitch, vectors, rows, nullptr, out, taps_);
-      for (i64 r = 0; r < part.rows; ++r)
-        for (i64 t = r < rows ? vectors : 0; t < taps_; ++t) out[r * taps_ + t] = from[t * pitch + r];
+      turn(0, taps_ < lanes ? taps_ : taps_ / lanes * lanes, rows);
+      if (taps_ > lanes && taps_ % lanes > 0) turn(taps_ - lanes, lanes, rows);
+      for (i64 r = rows; r < part.rows; ++r)
+        for (i64 t = 0; t < taps_; ++t) out[r * taps_ + t] = from[t * pitch + r];
     }
   }
 
