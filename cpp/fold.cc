@@ -210,7 +210,7 @@ class Execution {
       kernels_.copy_runs(x - input, behind, plane_, layer_.cols, 1, &run, 1, whole, panel);
     }
     const i64 none = 0, unit_rows = packing_.channels * layer_.taps();
-    const T* ahead = nullptr;
+    const T* ahead = nullptr;  // the tile after the next one is fetched meanwhile, once
     Product<T> p{};
     p.w_step = lanes_;
     p.x_offset = &none;
@@ -220,24 +220,23 @@ class Execution {
     p.c_stride = s_.row;
     p.ahead_stride = plane_;
     const T* const weights = weights_of(part, first);
-    i64 fetched = inputs;  // the next ones are, meanwhile
-    for (i64 v = 0; v < count; ++v) {
-      const i64 taps = std::min(unit_rows - (first + v) % packing_.vectors * lanes_, lanes_);
-      for (i64 tap = 0, most = piece(taps, s_.lines->taps); tap < taps; tap += most) {
-        const i64 height = std::min(most, taps - tap);
-        for (i64 i = 0; i < inputs; i += s_.lines->vectors * lanes_) {
-          const i64 vectors = std::min(s_.lines->vectors, ceil_div(inputs - i, lanes_));
+    for (i64 i = 0; i < inputs; i += s_.lines->vectors * lanes_) {
+      const i64 vectors = std::min(s_.lines->vectors, ceil_div(inputs - i, lanes_));
+      for (i64 v = 0; v < count; ++v) {
+        const i64 taps = std::min(unit_rows - (first + v) % packing_.vectors * lanes_, lanes_);
+        for (i64 tap = 0, most = piece(taps, s_.lines->taps); tap < taps; tap += most) {
+          const i64 height = std::min(most, taps - tap);
           for (i64 column = 0; column < layer_.cols; column += Limits::terms) {
             p.columns = std::min(Limits::terms, layer_.cols - column);
             p.accumulate = column > 0;
             p.w = weights + (v * layer_.cols + column) * lanes_ + tap;
             p.x = (in_place ? x : panel) + column * p.x_stride + i;
             p.c = rows + (v * lanes_ + tap) * s_.row + i;
-            ahead = x + column * plane_ + fetched;
-            p.ahead = far_ && fetched < 2 * inputs ? &ahead : nullptr;
+            ahead = x + column * plane_ + i + 2 * vectors * lanes_;
+            p.ahead_tile = far_ && v == 0 && tap == 0;
+            p.ahead = p.ahead_tile ? &ahead : nullptr;
             kernels_.product[height][vectors](p);
           }
-          fetched += lanes_;
         }
       }
     }

@@ -52,6 +52,7 @@ struct Product {
   bool accumulate;
   const T* const* ahead = nullptr;  // fetched meanwhile, per tap, for each column: inputs that come next; or weights
   i64 ahead_stride = 0;
+  bool ahead_tile = false;  // as many vectors of them as the tile has; one, otherwise
 };
 template <typename T>
 using ProductKernel = void (*)(const Product<T>&);

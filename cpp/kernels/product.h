@@ -10,8 +10,8 @@ namespace upscore::UPSCORE_ISA {
 
 constexpr int kPrefetchWeights = 8192;  // bytes ahead: weights are read once, in order, often from memory
 
-// The sums of a tile, in registers.
-template <typename T, int MR, int NV>
+// The sums of a tile, in registers; what is fetched ahead are so many vectors.
+template <typename T, int MR, int NV, int Ahead = 1>
 inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vector<T> (&acc)[MR][NV]) {
   for (i64 tap = 0; tap < p.taps; ++tap) {
     const T* x = p.x + p.x_offset[tap];
@@ -19,7 +19,7 @@ inline __attribute__((always_inline)) void sum_products(const Product<T>& p, Vec
     const T* ahead = p.ahead ? p.ahead[tap] : w + kPrefetchWeights / sizeof(T);
     const i64 ahead_stride = p.ahead ? p.ahead_stride : p.w_step;
     for (i64 column = 0; column < p.columns; ++column, ahead += ahead_stride) {
-      __builtin_prefetch(ahead, 0, 2);
+      for (int v = 0; v < Ahead; ++v) __builtin_prefetch(ahead + v * kLanes<T>, 0, 2);
       Vector<T> xv[NV];
 #pragma GCC unroll 12
       for (int v = 0; v < NV; ++v) xv[v] = load_for<T, MR>(x + v * p.x_vector);
@@ -46,7 +46,10 @@ template <typename T, int MR, int NV>
 void product(const Product<T>& p) {
   constexpr int L = kLanes<T>;
   Vector<T> acc[MR][NV] = {};
-  sum_products<T, MR, NV>(p, acc);
+  if (p.ahead_tile)
+    sum_products<T, MR, NV, NV>(p, acc);
+  else
+    sum_products<T, MR, NV>(p, acc);
   T* const c = p.c;
   const i64 stride = p.c_stride;
   if (p.accumulate) add_sums<T, MR, NV>(p, acc);
