@@ -210,7 +210,7 @@ class Execution {
       kernels_.copy_runs(x - input, behind, plane_, layer_.cols, 1, &run, 1, whole, panel);
     }
     const i64 none = 0, unit_rows = packing_.channels * layer_.taps();
-    const T* ahead = nullptr;  // the tile after the next one is fetched meanwhile, once
+    const T* ahead = nullptr;  // the tile after the next one, or that of inputs copied next, is fetched meanwhile, once
     Product<T> p{};
     p.w_step = lanes_;
     p.x_offset = &none;
@@ -232,7 +232,7 @@ class Execution {
             p.w = weights + (v * layer_.cols + column) * lanes_ + tap;
             p.x = (in_place ? x : panel) + column * p.x_stride + i;
             p.c = rows + (v * lanes_ + tap) * s_.row + i;
-            ahead = x + column * plane_ + i + 2 * vectors * lanes_;
+            ahead = x + column * plane_ + i + (in_place ? 2 * vectors * lanes_ : inputs);
             p.ahead_tile = far_ && v == 0 && tap == 0;
             p.ahead = p.ahead_tile ? &ahead : nullptr;
             kernels_.product[height][vectors](p);
