@@ -46,7 +46,7 @@ constexpr double kTurn = 0.45;    // to turn a number
 constexpr double kAdd = 2;        // to add a vector
 constexpr double kAddBegin = 10;  // to begin with a phase
 constexpr double kSecond = 2500;  // for threads to meet once more
-constexpr double kAgain = 6;      // to fetch a column's inputs again that others have driven out of a cache
+constexpr double kAgain = 3;      // to fetch a column's inputs again that others have driven out of a cache
 constexpr double kLineCopy = 2;   // to copy a vector, where inputs lie in lines
 constexpr double kNotNear = 1.1;  // times as long, where inputs come from the second-level cache again and again
 
