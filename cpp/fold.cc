@@ -200,12 +200,15 @@ class Execution {
 
   // Of so many inputs from one of a channel on; up to a vector more of each row is written.
   void multiply_line(const Part& part, i64 input, i64 inputs, T* panel, i64 first, i64 count, T* rows) const {
-    const i64 columns = layer_.groups * layer_.cols, first_column = part.image * columns + part.group * layer_.cols;
-    const T* const x = x_ + first_column * plane_ + input;
-    const T* const behind = x_ + call_.batch * columns * plane_;
+    const i64 columns = layer_.groups * layer_.cols, first_column = part.group * layer_.cols;
     const i64 whole = round_up(inputs, lanes_);
+    const T* const behind = x_ + call_.batch * columns * plane_;
+    const T* const x = call_.reads_last ? x_ + (part.image * plane_ + input) * columns + first_column
+                                        : x_ + (part.image * columns + first_column) * plane_ + input;
     const bool in_place = s_.lines->in_place && behind - x >= (layer_.cols - 1) * plane_ + whole;
-    if (!in_place) {
+    if (call_.reads_last) {
+      kernels_.transpose(x, behind, columns, inputs, layer_.cols, nullptr, panel, whole);
+    } else if (!in_place) {
       const Run run{0, inputs, input};
       kernels_.copy_runs(x - input, behind, plane_, layer_.cols, 1, &run, 1, whole, panel);
     }
@@ -218,10 +221,10 @@ class Execution {
     p.x_vector = lanes_;
     p.taps = 1;
     p.c_stride = s_.row;
-    p.ahead_stride = plane_;
     const T* const weights = weights_of(part, first);
     for (i64 i = 0; i < inputs; i += s_.lines->vectors * lanes_) {
       const i64 vectors = std::min(s_.lines->vectors, ceil_div(inputs - i, lanes_));
+      p.ahead_stride = call_.reads_last ? vectors * lanes_ : plane_;
       for (i64 v = 0; v < count; ++v) {
         const i64 taps = std::min(unit_rows - (first + v) % packing_.vectors * lanes_, lanes_);
         for (i64 tap = 0, most = piece(taps, s_.lines->taps); tap < taps; tap += most) {
@@ -232,7 +235,8 @@ class Execution {
             p.w = weights + (v * layer_.cols + column) * lanes_ + tap;
             p.x = (in_place ? x : panel) + column * p.x_stride + i;
             p.c = rows + (v * lanes_ + tap) * s_.row + i;
-            ahead = x + column * plane_ + i + (in_place ? 2 * vectors * lanes_ : inputs);
+            ahead = call_.reads_last ? x + (inputs + i) * columns + column * p.ahead_stride
+                                     : x + column * plane_ + i + (in_place ? 2 * vectors * lanes_ : inputs);
             p.ahead_tile = far_ && v == 0 && tap == 0;
             p.ahead = p.ahead_tile ? &ahead : nullptr;
             kernels_.product[height][vectors](p);

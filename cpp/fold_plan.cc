@@ -48,6 +48,7 @@ constexpr double kAddBegin = 10;  // to begin with a phase
 constexpr double kSecond = 2500;  // for threads to meet once more
 constexpr double kAgain = 3;      // to fetch a column's inputs again that others have driven out of a cache
 constexpr double kLineCopy = 2;   // to copy a vector, where inputs lie in lines
+constexpr double kLineTurn = 3;   // to turn one, channels last
 constexpr double kNotNear = 1.1;  // times as long, where inputs come from the second-level cache again and again
 
 }  // namespace
@@ -160,9 +161,9 @@ class FoldScheduler {
     while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
     s_.in_place = images == 1 || call.reads_last;
     products_ = all_products();
-    if (images > 1 || call.reads_last) return;
+    if (images > 1) return;
     const auto [lines, time] = plan_lines();
-    if (time >= (stay_near(s_.positions) ? products_ : all_products(kAgain))) return;
+    if (time >= (call.reads_last || stay_near(s_.positions) ? products_ : all_products(kAgain))) return;
     s_.lines = lines;
     products_ = time;
   }
@@ -298,14 +299,14 @@ class FoldScheduler {
   }
 
   // The same with lanes along inputs. These are copied where lines at one place of all channels would drive each other
-  // out of a cache.
+  // out of a cache, and turned where channels are last.
   std::pair<FoldSchedule::Lines, double> plan_lines() const {
     const i64 lanes = target_.lanes, wide = call_.in[2], high = call_.in[0] * call_.in[1];
     const i64 most = target_.registers >= 3 * kMaxTileRows ? kMaxTileRows : kMaxTileRows / 2;
     FoldSchedule::Lines l{};
     l.taps = most;
     l.vectors = std::min(target_.registers / most, ceil_div(wide, lanes));
-    l.in_place = stay_near(l.vectors * lanes);
+    l.in_place = !call_.reads_last && stay_near(l.vectors * lanes);
     const i64 fit = kPanelBytes / (layer_.cols * target_.number_bytes * lanes);  // vectors
     l.inputs = (l.in_place ? l.vectors : std::clamp<i64>(fit, l.vectors, kLineVectors)) * lanes;
     l.inputs = round_up(piece(wide, l.inputs), lanes);
@@ -320,7 +321,9 @@ class FoldScheduler {
     }
     if (layer_.cols * l.inputs * target_.number_bytes > kNearBytes) time *= kNotNear;
     time *= static_cast<double>(packing_.units);
-    if (!l.in_place)
+    if (call_.reads_last)
+      time += cols * kLineTurn;
+    else if (!l.in_place)
       time += cols * (kLineCopy + Cycles::begin * static_cast<double>(lanes) / static_cast<double>(l.inputs));
     return {l, time * vectors * lines};
   }

@@ -35,7 +35,7 @@ FOLDED = {
     "lines, copied": (2, 90, 1, 1, (16, 64), Geometry((3, 3), 2, crop=((0, 1), (1, 0)))),
     "lines of one axis": (1, 37, 1, 1, (4001,), Geometry(16, 8, crop=((4, 3),))),
     "lines of three axes": (1, 16, 1, 1, (3, 5, 61), Geometry((2, 3, 4), (1, 2, 2), crop=((0, 1), (1, 1), (0, -2)))),
-    "lines, two reductions": (1, 530, 1, 1, (4, 80), Geometry((4, 4), 2, crop=((1, 1), (1, 1)))),
+    "lines, two reductions": (1, 530, 1, 1, (4, 64), Geometry((3, 3), 2, crop=((1, 1), (0, 1)))),
     "bands without inputs": (1, 8, 1, 1, (300, 40), Geometry((2, 6), (5, 3), (4, 2), crop=((29, -70), (0, 2)))),
 }
 
