@@ -38,6 +38,12 @@ constexpr Make<T> kWays[] = {gradient_taps<T>,   gradient_channelwise<T>, gradie
                              gradient_inputs<T>, gradient_bf16<T>,        gradient_minimal<T>};
 constexpr std::size_t kFirst = 3, kBf16 = 5, kFiltered = 6;
 
+// What estimates leave out, as measured: that short rows of positions are begun with, and have as much beside them,
+// where taps overlap; as if they were so much longer.
+constexpr double kShortRow[] = {3, 5, 5, 5, 5, 0, 5};
+constexpr double kFilteredLonger = 1.1;  // times
+constexpr double kBf16Begin = 4e4;       // cycles of a call
+
 // One of them, and what it costs.
 struct Chosen {
   std::size_t way;
@@ -48,10 +54,16 @@ template <typename T>
 Chosen fastest(const GradientInputs<T>& inputs, Method method) {
   const Call& call = inputs.call;
   Chosen best{};
+  const bool overlap = (inputs.layer.kernel[2] - 1) * inputs.layer.dilation[2] >= inputs.layer.stride[2];
   auto consider = [&](std::size_t way, double limit) {
     const auto made = kWays<T>[way](inputs);
-    if (!made || made->cost >= limit) return false;
-    best = {way, made->cost};
+    if (!made) return false;
+    double cost = made->cost;
+    if (overlap) cost *= 1 + kShortRow[way] / static_cast<double>(call.in[2]);
+    if (way == kFiltered) cost *= kFilteredLonger;
+    if (way == kBf16) cost += kBf16Begin / inputs.positions();
+    if (cost >= limit) return false;
+    best = {way, cost};
     return true;
   };
   const double any = std::numeric_limits<double>::infinity();
