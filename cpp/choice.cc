@@ -14,6 +14,9 @@ constexpr double kPositionsSooner = 0.9;
 // first and last.
 constexpr double kFilteredLonger = 1.1, kFilteredLongerPositions = 1.2, kFilteredLongerLast = 1.6;
 constexpr double kThreeAxesLonger = 1.1;
+// So many times as long as it says takes the direct way, with weights of more bytes, for a single call.
+constexpr double kFarWeightsLonger = 1.4;
+constexpr i64 kFarWeights = 2 << 20;
 
 bool writes_last(const Layer& layer, const Packing& packing) {
   return packing.by_phase || (!packing.fused && writes_together(layer));
@@ -39,6 +42,8 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
     far = far_vectors(layer, image, target.lanes, target.number_bytes);
     wait_directly = far * (last ? Cycles::far_last : Cycles::far);
     limit = direct_cycles(layer, image, target) + wait_directly;
+    if (packings.once && layer.rows * layer.cols * layer.taps() * target.number_bytes > kFarWeights)
+      limit *= kFarWeightsLonger;
   }
   auto consider = [&](const Packing& packing, std::shared_ptr<const Schedule>& schedule) {
     const double images = layer.transposed ? 1 : static_cast<double>(call.batch);
