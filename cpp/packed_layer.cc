@@ -198,7 +198,7 @@ bool PackedLayer<T>::pack_once(const T* w, const OnlyCall& once) {
   const Schedules plan = schedules_of(call, *once_);
   const std::shared_ptr<const Schedule>& schedule = plan.bf16 ? plan.bf16 : plan.positions;
   const std::optional<Packing>& packing = plan.bf16 ? packings_.bf16 : packings_.positions;
-  constexpr double kSooner = 0.9;  // than it says, against minimal filtering
+  constexpr double kSooner = 0.7;  // than it says, against minimal filtering
   double limit = std::numeric_limits<double>::infinity();
   if (schedule) {
     limit =
