@@ -1,5 +1,6 @@
 #include "choice.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -10,9 +11,11 @@ namespace {
 
 // What the matrix unit says that it takes is weighed so, where rows are positions.
 constexpr double kPositionsSooner = 0.9;
-// Times as long as it says takes minimal filtering, against that: with rows that are channels, and positions, channels
-// first and last.
-constexpr double kFilteredLonger = 1.1, kFilteredLongerPositions = 1.2, kFilteredLongerLast = 1.6;
+// Times as long as it says takes minimal filtering, against that, channels first: with rows that are channels, and
+// positions.
+constexpr double kFilteredLonger = 1.1, kFilteredLongerPositions = 1.2;
+// Cycles of an output that it takes longer to write, where phases alternate.
+constexpr double kWritten = 0.8;
 constexpr double kThreeAxesLonger = 1.1;
 // So many times as long as it says takes the direct way, with weights of more bytes, for a single call.
 constexpr double kFarWeightsLonger = 1.4;
@@ -45,13 +48,19 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
     if (packings.once && layer.rows * layer.cols * layer.taps() * target.number_bytes > kFarWeights)
       limit *= kFarWeightsLonger;
   }
+  // The direct way takes longer than it says to write outputs whose phases alternate.
+  const double outputs = static_cast<double>(layer.rows * call.out[0]) * static_cast<double>(call.out[1] * call.out[2]);
+  const bool alternate = layer.transposed && layer.stride[2] > 1 && !call.writes_last;
+  const double direct = limit;
+  double most = limit + (alternate ? kWritten * outputs : 0);
   auto consider = [&](const Packing& packing, std::shared_ptr<const Schedule>& schedule) {
     const double images = layer.transposed ? 1 : static_cast<double>(call.batch);
     const double cycles =
         (packing.positions ? kPositionsSooner : 1) * plan_schedule(layer, image, packing, target, {}).cycles +
         bf16_packing(layer, packings, packing) / images + wait_directly;
-    if (cycles >= limit) return;
-    limit = cycles;
+    if (cycles >= most) return;
+    most = cycles;
+    limit = std::min(limit, cycles);
     plan = {};
     schedule = std::make_shared<const Schedule>(plan_schedule(layer, call, packing, target, team));
   };
@@ -59,9 +68,11 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
   if (packings.positions) consider(*packings.positions, plan.positions);
   const double wait = far * (last ? Cycles::far_filtered_last : Cycles::far_filtered);
   double longer = 1;
-  if (plan.bf16) longer = kFilteredLonger;
-  if (plan.positions) longer = last ? kFilteredLongerLast : kFilteredLongerPositions;
-  if (plan.positions && layer.kernel[0] > 1) longer *= kThreeAxesLonger;
+  if (most < direct) {  // not only because of the writing, which minimal filtering does as well
+    if (plan.bf16) longer = kFilteredLonger;
+    if (plan.positions && !last) longer = kFilteredLongerPositions;
+    if (plan.positions && layer.kernel[0] > 1) longer *= kThreeAxesLonger;
+  }
   if (filter)
     if (auto minimal = plan_minimal(layer, call, *packings.minimal, target, team, (limit - wait) / longer)) {
       limit = minimal->cycles + wait;
