@@ -48,9 +48,10 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
     if (packings.once && layer.rows * layer.cols * layer.taps() * target.number_bytes > kFarWeights)
       limit *= kFarWeightsLonger;
   }
-  // The direct way takes longer than it says to write outputs whose phases alternate.
+  // The direct way takes longer than it says to write outputs whose phases alternate, to the caches.
   const double outputs = static_cast<double>(layer.rows * call.out[0]) * static_cast<double>(call.out[1] * call.out[2]);
-  const bool alternate = layer.transposed && layer.stride[2] > 1 && !call.writes_last;
+  const bool alternate = layer.transposed && layer.stride[2] > 1 && !call.writes_last &&
+                         outputs * target.number_bytes < static_cast<double>(Limits::stream_bytes);
   const double direct = limit;
   double most = limit + (alternate ? kWritten * outputs : 0);
   auto consider = [&](const Packing& packing, std::shared_ptr<const Schedule>& schedule) {

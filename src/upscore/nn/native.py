@@ -126,9 +126,9 @@ def conv_transpose(
     return _run(packed, x, geometry, size, last, reads)
 
 
-def _numbers(t: Tensor) -> Tensor:
-    """``t`` as the engine reads it: what it computes with, without holes in memory."""
-    return whole(t if t.dtype in _COMPUTED and not t.is_neg() else plain(t))
+def _numbers(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t`` as the engine reads it: of this dtype, without holes in memory."""
+    return whole(t if t.dtype is dtype and not t.is_neg() else plain(t).to(dtype))
 
 
 def gradients(
@@ -138,7 +138,8 @@ def gradients(
 
     That of the input lies in memory as ``y`` does, or as ``x`` where ``y`` lies both ways.
     """
-    inputs, outputs, weights = _numbers(x), _numbers(y), _numbers(w)
+    dtype = y.dtype if y.dtype in _COMPUTED else torch.float32
+    inputs, outputs, weights = _numbers(x, dtype), _numbers(y, dtype), _numbers(w, dtype)
     x_last, y_last, w_last = is_last(inputs), is_last(outputs), is_last(weights)
     if x_last and not y_last and y.numel():
         y_last = outputs.is_contiguous(memory_format=CHANNELS_LAST[y.dim()])
@@ -146,7 +147,7 @@ def gradients(
         engine.Lying(inputs.data_ptr(), x.shape, x_last),
         engine.Lying(outputs.data_ptr(), y.shape, y_last),
         engine.Lying(weights.data_ptr(), w.shape, w_last),
-        _COMPUTED[inputs.dtype],
+        _COMPUTED[dtype],
         geometry,
         groups,
         wanted,

@@ -252,7 +252,7 @@ class Recorded(torch.autograd.Function):
         x, w = ctx.saved_tensors
         geometry, groups = ctx.geometry, ctx.groups
         wanted = of_x, of_w, of_bias = _wanted(ctx, x, w)
-        if not torch.is_grad_enabled() and native.is_plain(g, w, None):
+        if not torch.is_grad_enabled() and native.is_plain(g, w, None) and native.is_native(x):
             return *native.gradients(x, g, w, geometry, groups, wanted), None, None, None
         before, after = ([pair[side] for pair in geometry.crop] for side in (0, 1))
         terms = list(geometry.stride), list(geometry.dilation), before, after, groups
