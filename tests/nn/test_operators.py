@@ -130,6 +130,33 @@ def count_gradients(computed: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(native, "weight_gradient", counted("w", native.weight_gradient))
 
 
+@pytest.mark.parametrize("whose", ["input", "weight"])
+def test_numbers_of_another_kind_put_into_a_tensor_before_its_backward_pass(whose: str) -> None:
+    """Through ``.data``, which torch does not notice: another dtype is read as what it is, another shape refused."""
+    layer = nn.ConvTranspose2d(4, 3, 3, 2)
+    x = torch.randn(2, 4, 5, 6, requires_grad=True)
+    tensors = [x, *layer.parameters()]
+    changed = x if whose == "input" else layer.weight
+    layer(x).sum().backward()
+    expected = [t.grad for t in tensors]
+    for dtype in (torch.float64, torch.bfloat16):
+        for t in tensors:
+            t.grad = None
+        y = layer(x)
+        before, changed.data = changed.data, changed.data.to(dtype)
+        y.sum().backward(retain_graph=True)
+        tolerance = 2e-2 if dtype is torch.bfloat16 else 1e-5
+        for t, theirs in zip(tensors, expected, strict=True):
+            assert t.grad is not None
+            assert theirs is not None
+            difference = (t.grad.float() - theirs).abs().max()
+            assert difference <= tolerance * theirs.abs().max()
+        changed.data = before
+    changed.data = changed.data[:, :1].contiguous()
+    with pytest.raises(ValueError, match="channels"):
+        y.sum().backward()
+
+
 # --- compilers ---
 
 

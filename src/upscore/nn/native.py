@@ -96,7 +96,7 @@ def _run(
     """``packed`` on ``x``; ``last`` and ``reads`` are what :func:`_layout` says. The result has the dtype of ``x``."""
     numbers = x
     if _COMPUTED.get(x.dtype) is not packed.dtype or x.is_neg():
-        numbers = plain(numbers)
+        numbers = plain(x).to(torch.float64 if packed.dtype == np.float64 else torch.float32)
     if not (reads or numbers.is_contiguous()):
         numbers = numbers.contiguous()
     threads, last = torch.get_num_threads(), last and 0 not in size
