@@ -59,7 +59,8 @@ void channel_product(const ChannelProduct<T>& p) {
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v)
 #pragma GCC unroll 2
-        for (int c = 0; c < C; ++c) rows[c][v] = load_for<T, P>(w + v * p.w_tile_stride + c * step);
+        for (int c = 0; c < C; ++c)  // behind the last column nothing may lie
+          rows[c][v] = load_for<T, P>(w + v * p.w_tile_stride + (column + c < p.columns ? c * step : 0));
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c, at += p.x_stride) {
         if (c > 0 && column + c == p.columns) break;
