@@ -221,11 +221,7 @@ Gradients<T> gradients(const Lying& x_lying, const Lying& y_lying, const Lying& 
     grad_x = empty<T>(x_shape, last);
     nb::gil_scoped_release release;
     Buffer<T> w_first;
-    if (w_last) {
-      w_first.allocate(static_cast<std::size_t>(inputs * layer.rows * layer.taps()));
-      turn(active_table<T>(), threads, inputs, layer.taps(), layer.rows, w, w_first.data());
-      w = w_first.data();
-    }
+    if (w_last) w = turned(active_table<T>(), threads, inputs, layer.taps(), layer.rows, w, w_first);
     Layer adjoint = layer;
     std::swap(adjoint.rows, adjoint.cols);
     adjoint.transposed = false;

@@ -26,16 +26,6 @@ constexpr char kPackedFor[] = "a call such as the weights were packed for";
 
 i64 plane(const Size& size) { return size[0] * size[1] * size[2]; }
 
-// Of so many images, `from` (rows, columns) as (columns, rows), in `to` unless that is the same.
-template <typename T>
-const T* turned(const Kernels<T>& kernels, int threads, i64 batch, i64 rows, i64 columns, const T* from,
-                Buffer<T>& to) {
-  if (rows == 1 || columns == 1) return from;
-  to.allocate(static_cast<std::size_t>(batch * rows * columns));
-  turn(kernels, threads, batch, rows, columns, from, to.data());
-  return to.data();
-}
-
 }  // namespace
 
 template <typename T>
@@ -76,10 +66,10 @@ void PackedLayer<T>::run(const Call& call, int threads, const T* x, T* y) {
   }
   const i64 rows = done.writes_last ? plane(call.out) : channels_out(),
             columns = done.writes_last ? channels_out() : plane(call.out);
-  const bool turn_outputs = done.writes_last != call.writes_last && rows > 1 && columns > 1;
-  if (turn_outputs) outputs.allocate(static_cast<std::size_t>(call.batch * rows * columns));
-  compute(done, once_ ? *once_ : team_of(threads), x, turn_outputs ? outputs.data() : y);
-  if (turn_outputs) turn(*kernels_, threads, call.batch, rows, columns, outputs.data(), y);
+  const bool turns = done.writes_last != call.writes_last && rows > 1 && columns > 1;
+  if (turns) outputs.allocate(static_cast<std::size_t>(call.batch * rows * columns));
+  compute(done, once_ ? *once_ : team_of(threads), x, turns ? outputs.data() : y);
+  if (turns) turn(*kernels_, threads, call.batch, rows, columns, outputs.data(), y);
   if (threads > 1) end_call();
 }
 

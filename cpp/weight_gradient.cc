@@ -116,17 +116,6 @@ double uneven(i64 threads, i64 tasks, i64 tiles, i64 slices) {
   return (all < 3 * threads ? turns : std::min(turns, 1 + kTail * longest)) + kLate * longest;
 }
 
-// Channels first, where they are last.
-template <typename T>
-const T* turned(const Kernels<T>& kernels, const Team& team, bool last, i64 batch, i64 channels, const Size& size,
-                const T* from, Buffer<T>& to) {
-  if (!last) return from;
-  const i64 plane = size[0] * size[1] * size[2];
-  to.allocate(static_cast<std::size_t>(batch * channels * plane));
-  turn(kernels, team.threads, batch, plane, channels, from, to.data());
-  return to.data();
-}
-
 }  // namespace
 
 Slices cut_slices(const Layer& layer, const Call& call, i64 number_bytes, i64 tasks, i64 tiles) {
@@ -152,12 +141,12 @@ void weight_gradient(const Layer& layer, const Call& call, const Kernels<T>& ker
   const Choice choice = remembered(Question{layer, call, &kernels, method}, [&] { return choose(inputs, method); });
   if (choice.turned) {
     Buffer<T> inputs_first, gradients_first;
-    return weight_gradient(
-        layer, channels_first(call), kernels, method, team,
-        turned(kernels, team, call.reads_last, call.batch, layer.groups * layer.cols, call.in, x, inputs_first),
-        turned(kernels, team, call.writes_last, call.batch, layer.groups * layer.rows, call.out, grad_y,
-               gradients_first),
-        grad_w);
+    if (call.reads_last)
+      x = turned(kernels, team.threads, call.batch, inputs.in_plane(), layer.groups * layer.cols, x, inputs_first);
+    if (call.writes_last)
+      grad_y = turned(kernels, team.threads, call.batch, inputs.out_plane(), layer.groups * layer.rows, grad_y,
+                      gradients_first);
+    return weight_gradient(layer, channels_first(call), kernels, method, team, x, grad_y, grad_w);
   }
   const std::unique_ptr<WeightGradient<T>> way = kWays<T>[choice.way](inputs);
   const i64 size = layer.groups * layer.rows * layer.cols * layer.taps();

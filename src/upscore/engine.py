@@ -47,20 +47,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         ArgumentError: if no machine could hold it.
         MemoryError: if this one cannot.
     """
-    if not _can_be_held(shape, dtype):
-        raise _cannot_be_held(shape)
+    _check_can_be_held(shape, dtype)
     try:
         return _engine.empty_f32(shape) if dtype == np.float32 else _engine.empty_f64(shape)
     except MemoryError:
         raise _no_room(shape, dtype) from None
 
 
-def _can_be_held(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    return math.prod(shape) * dtype.itemsize < _LIMIT
-
-
-def _cannot_be_held(shape: tuple[int, ...]) -> ArgumentError:
-    return ArgumentError("output", "a size that fits into memory", f"shape {shape}", "a smaller stride or padding")
+def _check_can_be_held(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if math.prod(shape) * dtype.itemsize >= _LIMIT:
+        raise ArgumentError("output", "a size that fits into memory", f"shape {shape}", "a smaller stride or padding")
 
 
 def _no_room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
@@ -197,8 +193,7 @@ class Packed:
         that are written, channels last or first.
         """
         result = (shape[0], self.channels, *size)
-        if not _can_be_held(result, self.dtype):
-            raise _cannot_be_held(result)
+        _check_can_be_held(result, self.dtype)
         lo, n = self._terms(shape[2:], geometry, size)
         try:
             y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, reads_last, writes_last)
