@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fold_parts.h"
 #include "panel.h"
 #include "scratch.h"
 #include "threads.h"
@@ -157,8 +158,12 @@ class Execution {
     const i64 end = std::max(kept, s_.before + region.end);
     for (i64 r = 0; r < count * lanes_; ++r)
       if (begin > kept) std::fill_n(rows + r * s_.row + kept, begin - kept, T(0));
-    if (s_.lines)
+    if (s_.bf16)
+      multiply_parts(part, region, memory, first, count, rows);
+    else if (s_.lines)
       multiply_lines(part, region, memory, first, count, rows);
+    if (s_.bf16 || s_.lines)
+      separate_lines(part, region, count, rows);
     else
       each_inputs(part, region,
                   [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
@@ -184,17 +189,24 @@ class Execution {
     return packed_ + (part.group * packing_.units * packing_.vectors + first) * layer_.cols * lanes_;
   }
 
-  // Of a region whose inputs lie in lines: rows are written where they belong, then zeros behind each of them.
+  // Of a region whose inputs lie in lines: contributions are written where they belong.
   void multiply_lines(const Part& part, const Region& region, T* panel, i64 first, i64 count, T* rows) const {
-    const i64 wide = region.last - region.first, all = s_.lines->inputs, end = region.row + region.rows;
-    for (i64 row = region.row; row < end; ++row) {
+    const i64 wide = region.last - region.first, all = s_.lines->inputs;
+    for (i64 row = region.row; row < region.row + region.rows; ++row) {
       const i64 place = s_.before + place_of(part, row, region.first);
-      const i64 next = s_.before + (row + 1 < end ? place_of(part, row + 1, region.first) : region.end);
       for (i64 i = 0; i < wide; i += all)
         multiply_line(part, row * call_.in[2] + region.first + i, std::min(all, wide - i), panel, first, count,
                       rows + place + i);
-      for (i64 r = 0; r < count * lanes_; ++r)
-        std::fill(rows + r * s_.row + place + wide, rows + r * s_.row + next, T(0));
+    }
+  }
+
+  // Zeros behind each line.
+  void separate_lines(const Part& part, const Region& region, i64 count, T* rows) const {
+    const i64 wide = region.last - region.first, last = region.row + region.rows - 1;
+    for (i64 row = region.row; row <= last; ++row) {
+      const i64 end = s_.before + place_of(part, row, region.first) + wide;
+      const i64 next = s_.before + (row < last ? place_of(part, row + 1, region.first) : region.end);
+      for (i64 r = 0; r < count * lanes_; ++r) std::fill(rows + r * s_.row + end, rows + r * s_.row + next, T(0));
     }
   }
 
@@ -243,6 +255,26 @@ class Execution {
           }
         }
       }
+    }
+  }
+
+  // Of a region, by the matrix unit.
+  void multiply_parts(const Part& part, const Region& region, T* memory, i64 first, i64 count, T* rows) const {
+    if constexpr (std::is_same_v<T, float>) {
+      thread_local std::vector<FoldLine> lines;
+      lines.clear();
+      const i64 columns = layer_.groups * layer_.cols, first_column = part.group * layer_.cols;
+      const i64 of_image = call_.in[0] * call_.in[1], apart = call_.reads_last ? columns : 1;
+      const T* const x = x_ + part.image * columns * plane_ + first_column * (call_.reads_last ? 1 : plane_);
+      for (i64 row = region.row; row < region.row + region.rows; ++row) {
+        const i64 input = row % of_image * call_.in[2] + region.first;
+        lines.push_back({x + row / of_image * columns * plane_ + input * apart,
+                         rows + s_.before + place_of(part, row, region.first)});
+      }
+      const i64 vector = part.group * packing_.units * packing_.vectors + first;
+      multiply_parts_of({*kernels_.bf16, layer_.cols, call_.reads_last ? columns : plane_, call_.reads_last, s_.row},
+                        reinterpret_cast<const std::uint16_t*>(packed_) + vector * parts_of_vector(layer_), count,
+                        lines, region.last - region.first, reinterpret_cast<std::uint32_t*>(memory));
     }
   }
 

@@ -56,6 +56,7 @@ struct FoldSchedule {
     bool in_place;
   };
   std::optional<Lines> lines;
+  i64 bf16 = 0;  // if any: words of a panel of inputs in bfloat16 parts, which the matrix unit multiplies
   i64 panel = 0, products = 0;  // scratch, in numbers
   Writing writing;
   int threads = 1;
@@ -81,6 +82,7 @@ template <typename T>
 void pack_fold(const Layer& layer, const FoldPacking& packing, const Target& target, int threads, const T* w,
                T* packed);
 
+// With weights in bfloat16 parts (fold_parts.h) where the schedule has them.
 template <typename T>
 void execute_fold(const Layer& layer, const Call& call, const FoldPacking& packing, const FoldSchedule& schedule,
                   const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "fold.h"
+#include "fold_parts.h"
 #include "threads.h"
 
 namespace upscore {
@@ -14,10 +15,12 @@ constexpr i64 kMostTaps = 4096;
 constexpr i64 kMostPlaces = 1 << 26;   // of an image, with the zeros between rows
 constexpr i64 kAllRowBytes = 2 << 20;  // of all rows of an image that threads share
 constexpr i64 kPartsOfThread = 2;
-constexpr i64 kSeveral = 8;        // small images, for which it is to be worth as well
-constexpr i64 kTogether = 512;     // places of images that are computed together
-constexpr i64 kFewColumns = 8;     // input channels of a group whose sums are not worth to be put down
-constexpr double kManyRows = 1.1;  // where output channels fill vectors, the direct way is faster than its estimate
+constexpr i64 kSeveral = 8;     // small images, for which it is to be worth as well
+constexpr i64 kTogether = 512;  // places of images that are computed together
+constexpr i64 kFewColumns = 8;  // input channels of a group whose sums are not worth to be put down
+// Where output channels fill vectors, the direct way is faster than its estimate, and folding by the matrix unit
+// slower.
+constexpr double kManyRows = 1.1, kManyRowsOfParts = 1.4;
 // With lanes along inputs: so much sooner than estimates say minimal filtering of few columns is done, and what does
 // not overlap.
 constexpr double kFilteredSooner = 1.18, kApartSooner = 1.25;
@@ -49,6 +52,10 @@ constexpr double kSecond = 2500;  // for threads to meet once more
 constexpr double kAgain = 3;      // to fetch a column's inputs again that others have driven out of a cache
 constexpr double kLineCopy = 2;   // to copy a vector, where inputs lie in lines
 constexpr double kLineTurn = 3;   // to turn one, channels last
+constexpr double kOdd = 0.4;      // as much of a vector of inputs more takes a row with an odd number of them
+constexpr double kBf16Product = 0.26, kCut = 4;  // of the matrix unit, for a row and column; to cut a vector of inputs
+constexpr i64 kAligned = 2;                      // vectors of inputs that a row has
+constexpr double kKeep = 4;       // a vector of contributions for the next band, against products by the matrix unit
 constexpr double kNotNear = 1.1;  // times as long, where inputs come from the second-level cache again and again
 
 }  // namespace
@@ -75,6 +82,26 @@ std::optional<FoldPacking> plan_fold_packing(const Layer& layer, const Target& t
 
 namespace {
 
+// What the matrix unit takes for the products of an image's inputs, and what it takes to cut these into parts.
+std::pair<double, double> parts_cycles(const Layer& layer, const Call& call, const FoldPacking& packing,
+                                       const Target& target) {
+  const i64 row = ceil_div(call.in[2], i64{target.lanes});
+  const double lines = static_cast<double>(call.in[0] * call.in[1]), cut = lines * static_cast<double>(row);
+  const double multiplied = cut + (row % 2 > 0 ? kOdd * lines : 0);
+  const double rows = static_cast<double>(packing.units * packing.vectors * kBf16Rows);
+  const double columns = static_cast<double>(round_up(layer.cols, kBf16Terms));
+  return {multiplied * rows * columns * kBf16Product, cut * static_cast<double>(layer.cols) * kCut};
+}
+
+// Whether that is less than vector units take: whatever the batch, the bands and how inputs lie.
+bool by_matrix_unit(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target) {
+  if (!target.bf16) return false;
+  const auto [products, cut] = parts_cycles(layer, call, packing, target);
+  const double inputs = static_cast<double>(call.in[0] * call.in[1]) * static_cast<double>(call.in[2]);
+  const double rows = static_cast<double>(packing.units * packing.channels * layer.taps());
+  return products + cut < rows * static_cast<double>(layer.cols) * Cycles::product * inputs / target.lanes;
+}
+
 // What does not depend on how many images are computed together. Nothing for images that are too large.
 struct FoldLayout {
   FoldSchedule s;
@@ -82,9 +109,11 @@ struct FoldLayout {
   i64 lowest = 0, highest = 0;  // shifts
   bool flat = true;             // nothing to be read along the axes that have but one position
 };
-std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call) {
+std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call, const FoldPacking& packing,
+                                  const Target& target) {
   FoldLayout layout;
   FoldSchedule& s = layout.s;
+  if (by_matrix_unit(layer, call, packing, target)) s.bf16 = fold_panel(layer.cols);
   i64 places = 1;  // of what comes after the axis
   Size farthest;   // input, from an output's position
   for (std::size_t a = kAxes; a-- > 0;) {
@@ -95,7 +124,9 @@ std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call) {
     const i64 nearest = farthest[a] - (layer.kernel[a] - 1) * layer.dilation[a] / layer.stride[a];
     // Zeros behind a row serve the next one, too.
     const i64 beside = std::max({i64{0}, -nearest, positions - 1 + farthest[a] - (in - 1)});
-    const i64 room = std::max(in + beside, positions);
+    i64 room = std::max(in + beside, positions);
+    // Rows of an image begin on vectors.
+    if (s.bf16 > 0 && a + 1 == kAxes && in >= kAligned * target.lanes) room = round_up(room, i64{target.lanes});
     if (in == 0 || positions == 0 || room > kMostPlaces || layer.stride[a] > kMostPlaces) return {};
     s.pitch[a] = places;
     places *= room;
@@ -142,6 +173,7 @@ class FoldScheduler {
     s_.width = round_up((images - 1) * s_.image + band * pitch, lanes);
     s_.before = before_of(layout, target);
     s_.row = s_.before + round_up(std::max(s_.places, s_.width + layout.highest), lanes) + lanes;
+    if (s_.bf16 > 0) s_.row = (s_.row / lanes | 1) * lanes;  // in other sets of a cache than those next to it
     unit_sums_ = packing.channels * phases_ * s_.width * bytes;
     const i64 all = packing.units * packing.vectors;
     s_.together = std::min(kRowBytes / (s_.row * lanes * bytes), all);
@@ -160,6 +192,12 @@ class FoldScheduler {
     s_.rows = row <= most ? std::min(most / row, rows) : 1;
     while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
     s_.in_place = images == 1 || call.reads_last;
+    if (s_.bf16 > 0) {
+      const auto [products, cut] = parts_cycles(layer, call, packing, target);
+      products_ = static_cast<double>(images) * products;
+      cut_ = static_cast<double>(images) * cut;
+      return;
+    }
     products_ = all_products();
     if (images > 1) return;
     const auto [lines, time] = plan_lines();
@@ -185,22 +223,31 @@ class FoldScheduler {
     return all <= kLastSumBytes && span() <= kMostSpan;
   }
 
+  // How often inputs are cut or copied, for so many units.
+  i64 passes(i64 units) const { return ceil_div(units * packing_.vectors, s_.together); }
+
   // Of all images, and so many units.
   double cycles(i64 units) const {
     const i64 high = s_.images * call_.in[0] * call_.in[1], wide = call_.in[2], lanes = target_.lanes;
-    const double cols = static_cast<double>(layer_.cols), vectors = static_cast<double>(units * packing_.vectors);
+    const double cols = static_cast<double>(layer_.cols);
     const double taps = static_cast<double>(packing_.channels * layer_.taps());
     const double lines = static_cast<double>(s_.images * s_.axis[0].positions * s_.axis[1].positions);
     const double sums = static_cast<double>(banded_ ? s_.image : s_.width);  // of a phase
     const double unit = taps * (sums / static_cast<double>(lanes) * kAdd) +
                         static_cast<double>(packing_.channels * phases_) * (kAddBegin + Cycles::piece * lines);
     double all = static_cast<double>(units) * (products_ / static_cast<double>(packing_.units) + unit) + Cycles::task;
-    if (!s_.in_place) {
+    all += cut_ * static_cast<double>(passes(units));
+    if (s_.bf16 > 0 && banded_) {
+      const double kept =
+          static_cast<double>(s_.before + s_.farthest * s_.pitch[s_.along]) / static_cast<double>(lanes);
+      all += kKeep * kept * taps * static_cast<double>(units) *
+             static_cast<double>(ceil_div(s_.axis[s_.along].positions, s_.band));
+    }
+    if (!s_.in_place && !s_.bf16) {
       const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
       const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
       const double runs = static_cast<double>(std::min(s_.images, s_.rows));
-      all += pieces * cols * (Cycles::begin * runs + Cycles::copy * copied) *
-             std::ceil(vectors / static_cast<double>(s_.together));
+      all += pieces * cols * (Cycles::begin * runs + Cycles::copy * copied) * static_cast<double>(passes(units));
     }
     return all;
   }
@@ -222,9 +269,11 @@ class FoldScheduler {
     if (threads == 1 || layer_.groups * call_.batch > 1) return least;
     const i64 vectors = packing_.units * packing_.vectors;
     // Every share of the rows copies the inputs.
-    const i64 share = ceil_div(vectors, s_.in_place ? kPartsOfThread * threads : threads);
+    const i64 share = ceil_div(vectors, s_.in_place && !s_.bf16 ? kPartsOfThread * threads : threads);
     const double part = turns(ceil_div(vectors, share), threads) * static_cast<double>(share);
-    const double time = cycles(packing_.units) * part / static_cast<double>(vectors) + kSecond;
+    const double once = cycles(packing_.units) - cut_ * static_cast<double>(passes(packing_.units));
+    const double time =
+        once * part / static_cast<double>(vectors) + cut_ * turns(ceil_div(vectors, share), threads) + kSecond;
     if (vectors * target_.lanes * s_.row * target_.number_bytes > kAllRowBytes || time >= least) return least;
     s_.in_turn = true;
     s_.together = vectors;
@@ -252,12 +301,17 @@ class FoldScheduler {
       s_.panel = layer_.cols * s_.lines->inputs + 2 * lanes;
       s_.products = 0;
     }
+    if (s_.bf16 > 0) {
+      s_.panel = 2 * s_.bf16;
+      s_.products = 0;
+    }
     s_.writing = plan_writing(s_.axis, call_.batch * layer_.groups * layer_.rows, call_.writes_last ? layer_.rows : 1,
                               phases_ * s_.width, target_);
     std::ostringstream why;
     why << "transposed convolution: " << layer_.taps() << (layer_.taps() == 1 ? " tap" : " taps")
         << ", folded because the map is small or outputs are few: lanes run along "
-        << (s_.lines ? "inputs" : "the taps of output channels")
+        << (s_.lines || s_.bf16 ? "inputs" : "the taps of output channels")
+        << (s_.bf16 ? ", products of bfloat16 parts by the matrix unit" : "")
         << ", what an input adds through each tap is computed first, and added where it overlaps; ";
     if (s_.in_turn)
       why << "all threads compute " << s_.share << " of " << s_.together << " vectors of taps at a time, then fold";
@@ -342,6 +396,7 @@ class FoldScheduler {
   const i64 phases_;
   FoldSchedule s_;
   double products_ = 0;  // what those of all images take
+  double cut_ = 0;       // and to cut their inputs into parts
   i64 unit_sums_ = 0;    // bytes
   bool banded_ = false;  // of bands, that is
 };
@@ -351,7 +406,7 @@ class FoldScheduler {
 std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, const FoldPacking& packing,
                                       const Target& target, const Team& team) {
   if (call.batch == 0) return {};
-  const std::optional<FoldLayout> layout = lay_out(layer, call);
+  const std::optional<FoldLayout> layout = lay_out(layer, call, packing, target);
   if (!layout) return {};
   const i64 positions = layout->s.axis[layout->s.along].positions, all_images = layer.groups * call.batch;
   std::optional<FoldScheduler> best(std::in_place, layer, call, packing, target, *layout, 1, positions, positions);
@@ -376,9 +431,11 @@ std::optional<FoldSchedule> plan_fold(const Layer& layer, const Call& call, cons
     }
     return true;
   };
-  if (threads > 1 && most >= 1) {
+  const bool again = layout->s.bf16 > 0 && best->passes(packing.units) > 1;
+  if ((threads > 1 || again) && most >= 1) {
     const i64 wanted = std::min(ceil_div(kStretchesOfThread * threads, all_images), positions);
-    for (i64 stretches = 2; stretches <= wanted; stretches += ceil_div(wanted, kTried)) consider(cut(stretches));
+    for (i64 stretches = again ? 1 : 2; stretches <= wanted; stretches += ceil_div(wanted, kTried))
+      consider(cut(stretches));
   }
   for (i64 images = 2; whole && images <= call.batch && images * layout->s.image <= kTogether; images *= 2)
     if (!consider({layer, call, packing, target, *layout, piece(call.batch, images), positions, positions})) break;
@@ -402,10 +459,10 @@ bool worth_folding(const Layer& layer, const Call& call, const FoldPacking& pack
   if (layer.cols < kFewColumns) return false;
   // Nothing overlaps: the direct way does as many products, and writes them where they belong.
   if (call.reads_last && layer.rows % target.lanes == 0 && !overlaps(layer)) return false;
-  if (layer.rows >= target.lanes) limit /= kManyRows;
   Call some{1, call.in, call.out, call.lo, call.reads_last, call.writes_last};
   const std::optional<FoldSchedule> image = plan_fold(layer, some, packing, target, {});
   if (!image) return false;
+  if (layer.rows >= target.lanes) limit /= image->bf16 > 0 ? kManyRowsOfParts : kManyRows;
   if (image->lines && filtered && layer.cols < kFewFiltered) limit /= kFilteredSooner;
   if (image->lines && !overlaps(layer)) limit /= kApartSooner;
   if (call.in[0] * call.in[1] * call.in[2] > kSmall) return image->cycles < limit;

@@ -8,6 +8,7 @@
 #include "cpu.h"
 #include "execute.h"
 #include "fold.h"
+#include "fold_parts.h"
 #include "minimal.h"
 #include "minimal_adjoint.h"
 #include "narrow_adjoint.h"
@@ -118,7 +119,8 @@ void PackedLayer<T>::compute(const Call& call, const Team& team, const T* x, T* 
   const Schedules plan = schedules_of(call, team);
   require(lies_as_it_can(call, plan) && packed_for(call, plan), kPackedFor);
   if (plan.fold)
-    execute_fold(layer_, call, *packings_.fold, *plan.fold, *kernels_, fold_weights(team.threads)->data(), bias, x, y);
+    execute_fold(layer_, call, *packings_.fold, *plan.fold, *kernels_,
+                 (plan.fold->bf16 ? folded_parts(team.threads) : fold_weights(team.threads))->data(), bias, x, y);
   else if (plan.bf16)
     execute(layer_, call, *packings_.bf16, *plan.bf16, *kernels_,
             parts_of_weights(bf16_weights_, *packings_.bf16, team.threads)->data(), bias, x, y);
@@ -154,7 +156,7 @@ template <typename T>
 std::size_t PackedLayer<T>::packed_bytes() const {
   std::size_t numbers = (way_ ? way_->size() : 0) + weights_.size();
   for (const std::shared_ptr<Buffer<T>>* made :
-       {&lanes_weights_, &minimal_weights_, &fold_weights_, &bf16_weights_, &positions_weights_})
+       {&lanes_weights_, &minimal_weights_, &fold_weights_, &folded_parts_, &bf16_weights_, &positions_weights_})
     if (const std::shared_ptr<Buffer<T>> one = std::atomic_load(made)) numbers += one->size();
   return numbers * sizeof(T);
 }
@@ -259,6 +261,15 @@ std::shared_ptr<Buffer<T>> PackedLayer<T>::fold_weights(int threads) {
               [&](const T* w, T* to) { pack_fold(layer_, p, target_, threads, w, to); });
 }
 
+template <typename T>
+std::shared_ptr<Buffer<T>> PackedLayer<T>::folded_parts(int threads) {
+  const FoldPacking& p = *packings_.fold;
+  const i64 parts = layer_.groups * p.units * p.vectors * parts_of_vector(layer_);
+  return made(folded_parts_, ceil_div(parts, kPartsOfNumber), [&](const T* w, T* to) {
+    pack_fold_parts(layer_, p, *kernels_, target_, threads, w, reinterpret_cast<std::uint16_t*>(to));
+  });
+}
+
 // In bfloat16 parts, for either way by the matrix unit.
 template <typename T>
 std::shared_ptr<Buffer<T>> PackedLayer<T>::parts_of(const T* w, const Packing& packing, int threads) const {
@@ -277,7 +288,7 @@ std::shared_ptr<Buffer<T>> PackedLayer<T>::parts_of_weights(std::shared_ptr<Buff
 
 template <typename T>
 i64 PackedLayer<T>::bf16_size(const Packing& packing) const {
-  return ceil_div(bf16_weights(layer_, packing), i64{sizeof(T) / sizeof(std::uint16_t)});
+  return ceil_div(bf16_weights(layer_, packing), kPartsOfNumber);
 }
 
 template <typename T>

@@ -72,10 +72,12 @@ class PackedLayer {
   std::shared_ptr<Buffer<T>> lanes_weights(int threads);
   std::shared_ptr<Buffer<T>> minimal_weights(int threads);
   std::shared_ptr<Buffer<T>> fold_weights(int threads);
+  std::shared_ptr<Buffer<T>> folded_parts(int threads);
   std::shared_ptr<Buffer<T>> parts_of(const T* w, const Packing& packing, int threads) const;
   std::shared_ptr<Buffer<T>> parts_of_weights(std::shared_ptr<Buffer<T>>& kept, const Packing& packing, int threads);
   void make_parts(const Packing& packing, const T* w, T* to, int threads) const;
   i64 bf16_size(const Packing& packing) const;
+  static constexpr i64 kPartsOfNumber = sizeof(T) / sizeof(std::uint16_t);  // by memory
 
   Layer layer_;
   const Kernels<T>* kernels_;
@@ -89,7 +91,7 @@ class PackedLayer {
   Buffer<T> weights_;
   std::shared_ptr<Buffer<T>> lanes_weights_;
   std::shared_ptr<Buffer<T>> minimal_weights_;
-  std::shared_ptr<Buffer<T>> fold_weights_;
+  std::shared_ptr<Buffer<T>> fold_weights_, folded_parts_;
   std::shared_ptr<Buffer<T>> bf16_weights_, positions_weights_;
   std::vector<T> bias_;
   std::optional<Team> once_;  // of the only call that there will be

@@ -422,13 +422,6 @@ inline void bf16_product(const Bf16Product& p) {
   write.template operator()<To::kRows>(p.out->past_caches);
 }
 
-inline const Bf16Kernels* bf16_kernels() {
-  static constexpr Bf16Kernels all = {split_panel<false>, split_panel<true>, cut_places, cut_turned,
-                                      put_turned,         cut_row,           round_rows, round_weights,
-                                      use_tiles,          bf16_product};
-  return &all;
-}
-
 }  // namespace upscore::UPSCORE_ISA
 
 #endif

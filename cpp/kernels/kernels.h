@@ -146,6 +146,22 @@ struct Bf16Product {
   bool pairs;
   const Bf16Places* places;  // or there, unless null
 };
+// Inputs of at most 32 places, `pitch` numbers from a column to the next, or channels last from a place to the next, to
+// panel[block of 32 columns][part][vector of places][pair of columns][place]; of those that lie so far `ahead` lines
+// are fetched. This is done in units of little work: four columns of a vector of places, or 16 of them turned, channels
+// last.
+struct Bf16Cut {
+  const float* x;
+  i64 pitch, columns, places, ahead;
+  bool last;
+  std::uint32_t* panel;
+  float* turned;                         // room for 256 numbers, channels last
+  i64 column = 0, vector = 0, step = 0;  // what comes next
+
+  i64 vectors() const { return ceil_div(places, kBf16Terms / 2); }
+  int steps() const { return last ? 5 : 4; }
+  i64 units() const { return 2 * ceil_div(columns, kBf16Terms) * vectors() * steps(); }
+};
 struct Bf16Kernels {
   // dst[part][pair][i] of rows 2*pair and 2*pair + 1 of 32, of which there are `rows`, in whole vectors of i < length;
   // src_pitch numbers, and `pitch` words, from one to the next. The others are zeros.
@@ -171,6 +187,9 @@ struct Bf16Kernels {
   void (*round)(const float* src, i64 columns, std::uint16_t* dst, i64 apart);
   void (*use)(int rows);  // makes this thread's tiles ready for so many rows; 0 gives them up
   void (*product)(const Bf16Product& p);
+  void (*cut_units)(Bf16Cut& cut, i64 units);
+  // The product of a single tap, sums in whole vectors; meanwhile so many units are cut.
+  void (*product_and_cut)(const Bf16Product& p, Bf16Cut& next, i64 units);
 };
 
 // A stretch of an output row, along which weights and biases recur:

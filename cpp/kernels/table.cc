@@ -1,5 +1,5 @@
 // The table of this instruction set.
-#include "bf16.h"
+#include "bf16_fold.h"
 #include "channel_product.h"
 #include "dots.h"
 #include "interleave.h"
