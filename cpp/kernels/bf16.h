@@ -316,54 +316,73 @@ class LateRows {
   static constexpr int kPitch = 3 * kLanes<float>;
 
   explicit LateRows(const Bf16Product& p)
-      : p_(p), at_once_(static_cast<int>(ceil_div(p.rows / kStep, std::max<i64>(6 * p.taps * p.blocks, 1))) * kStep) {}
-  ~LateRows() { finish(); }
+      : p_(p), steps_(static_cast<int>(std::max<i64>(6 * p.taps * p.blocks, 1))), row_(p.rows) {}
+  ~LateRows() { write(p_.rows); }
   LateRows(const LateRows&) = delete;
   LateRows& operator=(const LateRows&) = delete;
 
   // Where sums of so many vectors from the first on are put; those before have been written.
   float* next_block(float* c, i64 first, int vectors) {
-    finish();
+    write(p_.rows);
     c_ = c;
     sums_ = sums_ == all_[0] ? all_[1] : all_[0];
-    first_ = first;
     vectors_ = vectors;
+    for (int v = 0; v < vectors; ++v) {
+      if constexpr (Where == To::kPlaces) {
+        const auto [place, count, bias] = p_.places->vector[first + v];
+        place_[v] = place;
+        count_[v] = count;
+        bias_[v] = bias ? load(bias) : Vector<float>{};
+      } else if constexpr (Where != To::kSums) {
+        vector_[v] = p_.out->vector[first + v];
+      }
+    }
     return sums_;
   }
-  void begin() { row_ = 0; }
-  void operator()() { write(at_once_); }
+  void begin() { row_ = due_ = 0; }
+
+  // As many rows at each step, and no more: the matrix unit would have to wait.
+  __attribute__((always_inline)) void operator()() {
+    int end = row_;
+    for (due_ += p_.rows; due_ >= steps_; due_ -= steps_) ++end;
+    write(std::min(p_.rows, (end + kStep - 1) / kStep * kStep));
+  }
 
  private:
   static constexpr int L = kLanes<float>, kStep = Where == To::kPairs ? 2 : 1;
 
-  void finish() { write(p_.rows); }
-
-  void write(int count) {
-    const int end = std::min(p_.rows, row_ + count);
-    for (; row_ < end; row_ += kStep)
-      for (int v = 0; v < vectors_; ++v) write_vector(v);
+  __attribute__((always_inline)) void write(int end) {
+    if (vectors_ == 2 && (Where != To::kPlaces || (count_[0] == L && count_[1] == L)))
+      for (; row_ < end; row_ += kStep) write_row<2>();
+    else
+      for (; row_ < end; row_ += kStep) write_row<0>();
   }
 
-  void write_vector(int v) const {
+  // Of so many whole vectors; or of as many as there are, whole or not.
+  template <int Vectors>
+  __attribute__((always_inline)) void write_row() const {
+    const int vectors = Vectors > 0 ? Vectors : vectors_;
     if constexpr (Where == To::kSums) {
-      store(sums_before(row_, v), sum(row_, v));
+      for (int v = 0; v < vectors; ++v) store(sums_before(row_, v), sum(row_, v));
     } else if constexpr (Where == To::kPlaces) {
       float* const to = p_.places->row[row_];
       if (!to) return;
-      const auto [place, count, bias] = p_.places->vector[first_ + v];
-      const Vector<float> a = bias ? sum(row_, v) + load(bias) : sum(row_, v);
-      if (count == L)
-        put<PastCaches, float>(to + place, a);
-      else
-        store_part(to + place, a, count);
+      for (int v = 0; v < vectors; ++v) {
+        const Vector<float> a = sum(row_, v) + bias_[v];
+        if (Vectors > 0 || count_[v] == L)
+          put<PastCaches, float>(to + place_[v], a);
+        else
+          store_part(to + place_[v], a, count_[v]);
+      }
     } else {
       const auto [place, bias] = p_.out->row[row_ / kStep];
-      float* const to = p_.out->vector[first_ + v] + place;
-      const Vector<float> a = sum(row_, v) + bias;
-      if constexpr (Where == To::kRows)
-        put<PastCaches, float>(to, a);
-      else
-        put_pairs<PastCaches, float>(to, a, sum(row_ + 1, v) + bias);
+      for (int v = 0; v < vectors; ++v) {
+        const Vector<float> a = sum(row_, v) + bias;
+        if constexpr (Where == To::kRows)
+          put<PastCaches, float>(vector_[v] + place, a);
+        else
+          put_pairs<PastCaches, float>(vector_[v] + place, a, sum(row_ + 1, v) + bias);
+      }
     }
   }
   float* sums_before(int row, int v) const { return c_ + row * p_.c_stride + v * L; }
@@ -374,11 +393,14 @@ class LateRows {
 
   alignas(64) float all_[2][2 * kBf16Rows * kPitch];
   const Bf16Product& p_;
-  const int at_once_;
-  int row_ = p_.rows, vectors_ = 0;
+  const int steps_;
+  int row_, due_ = 0, vectors_ = 0;
   float* c_ = nullptr;
-  i64 first_ = 0;
   float* sums_ = all_[0];
+  // Of each vector: where it goes, so many numbers of it, and what is added to them.
+  float* vector_[3];
+  i64 place_[3], count_[3];
+  Vector<float> bias_[3];
 };
 
 template <int R, int V, typename Late>
