@@ -10,11 +10,13 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kCopyBytes = 64 << 10;     // of inputs
-constexpr i64 kRowBytes = 512 << 10;     // of the copies of the fewest outputs
-constexpr i64 kFewest = 4;               // inputs whose outputs are computed at once
-constexpr i64 kMostTaps = 12;            // of an output, where phases could be interleaved
-constexpr double kSerialWork = 1 << 19;  // outputs below which waking another thread costs more
+constexpr i64 kCopyBytes = 64 << 10;      // of inputs
+constexpr i64 kNearCopyBytes = 24 << 10;  // of those that stay in the first-level cache beside weights,
+constexpr i64 kShortest = 2048;           // unless that were fewer numbers of a row
+constexpr i64 kRowBytes = 512 << 10;      // of the copies of the fewest outputs
+constexpr i64 kFewest = 4;                // inputs whose outputs are computed at once
+constexpr i64 kMostTaps = 12;             // of an output, where phases could be interleaved
+constexpr double kSerialWork = 1 << 19;   // outputs below which waking another thread costs more
 
 // Numbers [0, count) recur up to `end`.
 template <typename T>
@@ -58,7 +60,10 @@ class Channelwise final : public Way<T> {
   struct Stretch {
     i64 plane, first, last, begin, end;
   };
-  i64 longest() const;
+  bool past_caches(const Call& call) const {
+    return call.batch * image_of(call) * i64{sizeof(T)} > Limits::stream_bytes;
+  }
+  i64 longest(const Call& call) const;
   void rows(const Call& call, const Stretch& part, const T* bias, const T* x, T* y) const;
   void repeat(const T* src, i64 count, T* dst) const;
 
@@ -139,7 +144,8 @@ template <typename T>
 void Channelwise<T>::execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const {
   const i64 all_rows = call.out[0] * call.out[1], row = call.out[2] * channels_;
   const int threads = useful_threads(call, team);
-  const i64 planes = call.batch * planes_, length = piece(row, longest()), stretches = ceil_div(row, length);
+  const i64 planes = call.batch * planes_, length = round_up(piece(row, longest(call)), kernels_->lanes),
+            stretches = ceil_div(row, length);
   const i64 blocks = std::clamp<i64>(threads == 1 ? 1 : ceil_div(4 * threads, planes * stretches), 1, all_rows);
   parallel_for(planes * stretches * blocks, threads, [&](i64 task) {
     const i64 block = task % blocks, begin = task / blocks % stretches * length;
@@ -227,10 +233,11 @@ void find_copies(const std::vector<i64>& rows, std::vector<i64>& held, std::vect
   }
 }
 
-// Numbers of a row that are computed at once.
+// Numbers of a row that are computed at once. Those that go past the caches do not wait for more of it than the first.
 template <typename T>
-i64 Channelwise<T>::longest() const {
-  return std::max(kCopyBytes / (row_taps_ * i64{sizeof(T)}), kFewest * step_);
+i64 Channelwise<T>::longest(const Call& call) const {
+  const i64 all = row_taps_ * i64{sizeof(T)};
+  return std::max(past_caches(call) ? std::max(kNearCopyBytes / all, kShortest) : kCopyBytes / all, kFewest * step_);
 }
 
 // Inputs are copied as often as they have phases, so that outputs, inputs and weights of a tap lie in lines; a copy
@@ -260,8 +267,7 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   s.w_pitch = pitch_;
   s.bias = biases;
   s.rest = rest;
-  s.past_caches = call.batch * image_of(call) * i64{sizeof(T)} > Limits::stream_bytes &&
-                  reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
+  s.past_caches = past_caches(call) && reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
   const bool in_a_line = s.past_caches && part.end - part.begin == out_row;
   const auto phase_of = [&](i64 o) { return o + lead - floor_div(o + lead, step_) * step_; };
   const i64 begin_phase = phase_of(part.begin);
