@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "fold_parts.h"
 #include "panel.h"
+#include "parts.h"
 #include "scratch.h"
 #include "threads.h"
 #include "turn.h"
@@ -261,7 +261,7 @@ class Execution {
   // Of a region, by the matrix unit.
   void multiply_parts(const Part& part, const Region& region, T* memory, i64 first, i64 count, T* rows) const {
     if constexpr (std::is_same_v<T, float>) {
-      thread_local std::vector<FoldLine> lines;
+      thread_local std::vector<PartsLine> lines;
       lines.clear();
       const i64 columns = layer_.groups * layer_.cols, first_column = part.group * layer_.cols;
       const i64 of_image = call_.in[0] * call_.in[1], apart = call_.reads_last ? columns : 1;
@@ -272,9 +272,10 @@ class Execution {
                          rows + s_.before + place_of(part, row, region.first)});
       }
       const i64 vector = part.group * packing_.units * packing_.vectors + first;
-      multiply_parts_of({*kernels_.bf16, layer_.cols, call_.reads_last ? columns : plane_, call_.reads_last, s_.row},
-                        reinterpret_cast<const std::uint16_t*>(packed_) + vector * parts_of_vector(layer_), count,
-                        lines, region.last - region.first, reinterpret_cast<std::uint32_t*>(memory));
+      multiply_in_parts(
+          {*kernels_.bf16, layer_.cols, call_.reads_last ? columns : plane_, call_.reads_last, nullptr, s_.row},
+          reinterpret_cast<const std::uint16_t*>(packed_) + vector * parts_of_vector(layer_.cols), count, lines,
+          region.last - region.first, reinterpret_cast<std::uint32_t*>(memory));
     }
   }
 
@@ -452,12 +453,29 @@ void pack_fold(const Layer& layer, const FoldPacking& packing, const Target& tar
 }
 
 template <typename T>
+void pack_fold_parts(const Layer& layer, const FoldPacking& packing, const Kernels<T>& kernels, const Target& target,
+                     int threads, const T* w, std::uint16_t* packed) {
+  if constexpr (std::is_same_v<T, float>) {
+    const i64 vectors = layer.groups * packing.units * packing.vectors, size = layer.cols * target.lanes;
+    Buffer<T> plain;
+    plain.allocate(static_cast<std::size_t>(vectors * size));
+    pack_fold(layer, packing, target, threads, w, plain.data());
+    parallel_for(vectors, vectors * size < kSerialPacking ? 1 : threads, [&](i64 vector) {
+      round_vector(*kernels.bf16, plain.data() + vector * size, layer.cols,
+                   packed + vector * parts_of_vector(layer.cols));
+    });
+  }
+}
+
+template <typename T>
 void execute_fold(const Layer& layer, const Call& call, const FoldPacking& packing, const FoldSchedule& schedule,
                   const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y) {
   Execution<T>(layer, call, packing, schedule, kernels, packed, bias, x, y).run();
 }
 
 #define UPSCORE_INSTANTIATE(T)                                                                                         \
+  template void pack_fold_parts<T>(const Layer&, const FoldPacking&, const Kernels<T>&, const Target&, int, const T*,  \
+                                   std::uint16_t*);                                                                    \
   template void pack_fold<T>(const Layer&, const FoldPacking&, const Target&, int, const T*, T*);                      \
   template void execute_fold<T>(const Layer&, const Call&, const FoldPacking&, const FoldSchedule&, const Kernels<T>&, \
                                 const T*, const T*, const T*, T*);

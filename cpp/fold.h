@@ -82,7 +82,12 @@ template <typename T>
 void pack_fold(const Layer& layer, const FoldPacking& packing, const Target& target, int threads, const T* w,
                T* packed);
 
-// With weights in bfloat16 parts (fold_parts.h) where the schedule has them.
+// The same in bfloat16 parts (parts.h).
+template <typename T>
+void pack_fold_parts(const Layer& layer, const FoldPacking& packing, const Kernels<T>& kernels, const Target& target,
+                     int threads, const T* w, std::uint16_t* packed);
+
+// With weights in bfloat16 parts where the schedule has them.
 template <typename T>
 void execute_fold(const Layer& layer, const Call& call, const FoldPacking& packing, const FoldSchedule& schedule,
                   const Kernels<T>& kernels, const T* packed, const T* bias, const T* x, T* y);

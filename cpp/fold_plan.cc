@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "fold.h"
-#include "fold_parts.h"
+#include "parts.h"
 #include "threads.h"
 
 namespace upscore {
@@ -113,7 +113,7 @@ std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call, const Fo
                                   const Target& target) {
   FoldLayout layout;
   FoldSchedule& s = layout.s;
-  if (by_matrix_unit(layer, call, packing, target)) s.bf16 = fold_panel(layer.cols);
+  if (by_matrix_unit(layer, call, packing, target)) s.bf16 = parts_panel(layer.cols);
   i64 places = 1;  // of what comes after the axis
   Size farthest;   // input, from an output's position
   for (std::size_t a = kAxes; a-- > 0;) {

@@ -8,15 +8,16 @@
 #include "cpu.h"
 #include "execute.h"
 #include "fold.h"
-#include "fold_parts.h"
 #include "minimal.h"
 #include "minimal_adjoint.h"
 #include "narrow_adjoint.h"
 #include "pack.h"
+#include "parts.h"
 #include "phase_lanes.h"
 #include "require.h"
 #include "scatter.h"
 #include "turn.h"
+#include "unfolded_adjoint.h"
 #include "unpacked_adjoint.h"
 
 namespace upscore {
@@ -140,7 +141,7 @@ void PackedLayer<T>::compute(const Call& call, const Team& team, const T* x, T* 
 template <typename T>
 std::string PackedLayer<T>::why(const Call& call, int threads) const {
   const std::string isa = isa_ + (diagonal_ ? ": all weights between different channels are zero; " : ": ");
-  const Call lying{call.batch, call.in, call.out, call.lo, last_, last_};
+  const Call lying = as_computed({call.batch, call.in, call.out, call.lo, last_, last_}, threads);
   const std::string usual = explain(lying, {threads});
   const bool more = can_be_awake(threads) && explain(lying, {threads, true}) != usual;
   return isa + usual + (more ? ", or " + say_threads(threads) + " right after another call" : "");
@@ -170,6 +171,7 @@ std::unique_ptr<Way<T>> PackedLayer<T>::way_of(const T* w, const std::optional<O
   if (!way && (fastest || method_ == Method::kDirect)) way = phase_lanes(layer_, *kernels_, w, last_, fastest);
   if (!way && once && method_ != Method::kBf16 && method_ != Method::kPositions) {
     if (!diagonal_) way = unpacked_adjoint(layer_, once->call, *kernels_, w);
+    if (!way) way = unfolded_adjoint(layer_, once->call, *kernels_, w, once->threads, last_);
     if (!way) way = narrow_adjoint(layer_, once->call, *kernels_, w, once->threads);
   }
   return way;
@@ -264,7 +266,7 @@ std::shared_ptr<Buffer<T>> PackedLayer<T>::fold_weights(int threads) {
 template <typename T>
 std::shared_ptr<Buffer<T>> PackedLayer<T>::folded_parts(int threads) {
   const FoldPacking& p = *packings_.fold;
-  const i64 parts = layer_.groups * p.units * p.vectors * parts_of_vector(layer_);
+  const i64 parts = layer_.groups * p.units * p.vectors * parts_of_vector(layer_.cols);
   return made(folded_parts_, ceil_div(parts, kPartsOfNumber), [&](const T* w, T* to) {
     pack_fold_parts(layer_, p, *kernels_, target_, threads, w, reinterpret_cast<std::uint16_t*>(to));
   });

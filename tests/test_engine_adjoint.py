@@ -43,8 +43,13 @@ def test_few_channels(name, isa, dtype):
     exact = reference.gradients(grad_y.astype(float), x, w.astype(float), geometry=geometry, groups=groups)[0]
     assert np.linalg.norm(ours - exact) <= (1e-6 if dtype == np.float32 else 1e-14) * np.linalg.norm(exact)
     np.testing.assert_array_equal(packed(3).run(grad_y, geometry, n, threads=3), ours)
-    last = packed(2, last=True).run_last(engine.channels_last(grad_y), geometry, n, threads=2)
-    np.testing.assert_array_equal(np.moveaxis(last, -1, 1), ours)
+    last = packed(2, last=True)
+    y = np.moveaxis(last.run_last(engine.channels_last(grad_y), geometry, n, threads=2), -1, 1)
+    if last.why(3, geometry, size, n) == packed(2).why(3, geometry, size, n):
+        np.testing.assert_array_equal(y, ours)
+    else:
+        assert (name, isa) == ("long rows", "amx")  # inputs would be turned, which takes longer than it saves
+        assert np.linalg.norm(y - exact) <= 1e-6 * np.linalg.norm(exact)
 
 
 def test_few_channels_with_a_bias():

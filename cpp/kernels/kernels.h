@@ -153,6 +153,7 @@ struct Bf16Product {
 struct Bf16Cut {
   const float* x;
   i64 pitch, columns, places, ahead;
+  const i64* offset;  // of each column, unless null: whole vectors are read then
   bool last;
   std::uint32_t* panel;
   float* turned;                         // room for 256 numbers, channels last

@@ -1,5 +1,5 @@
 // The table of this instruction set.
-#include "bf16_fold.h"
+#include "bf16_lines.h"
 #include "channel_product.h"
 #include "dots.h"
 #include "interleave.h"

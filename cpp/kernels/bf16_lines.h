@@ -1,4 +1,5 @@
-// Folding by the matrix unit: while it multiplies some inputs by the taps, the processor cuts the next ones into parts.
+// Products by the matrix unit of weights and lines of inputs: while it multiplies some of these, the processor cuts the
+// next ones into parts.
 #pragma once
 
 #include "bf16.h"
@@ -44,8 +45,12 @@ inline __attribute__((always_inline)) void cut_unit(Bf16Cut& cut) {
     if (cut.last) {
 #pragma GCC unroll 4
       for (int i = 0; i < kColumns; ++i) lines[i] = load(cut.turned + (step * kColumns + i) * L);
+    } else if (const i64 first = column + step * kColumns; cut.offset) {
+      const float* const from = cut.x + cut.vector * L;
+#pragma GCC unroll 4
+      for (int i = 0; i < kColumns; ++i)
+        lines[i] = first + i < cut.columns ? load(from + cut.offset[first + i]) : Vector<float>{};
     } else {
-      const i64 first = column + step * kColumns;
       load_lines(cut.x + first * cut.pitch + cut.vector * L, cut.pitch, cut.columns - first,
                  cut.places - cut.vector * L, cut.ahead, lines);
     }

@@ -1,10 +1,8 @@
-#include "fold_parts.h"
+#include "parts.h"
 
 #include <algorithm>
-#include <type_traits>
 
-#include "scratch.h"
-#include "threads.h"
+#include "plan.h"
 
 namespace upscore {
 namespace {
@@ -12,33 +10,21 @@ namespace {
 constexpr i64 kWeights = kBf16Parts * kBf16Tile;         // of a tile
 constexpr i64 kInputs = kBf16Terms;                      // of a panel
 constexpr i64 kMostBlocks = Limits::terms / kBf16Terms;  // of columns that are added in tiles
-constexpr i64 kSerialPacking = 1 << 16;                  // numbers below which one thread packs
 
 i64 blocks_of(i64 columns) { return ceil_div(columns, kBf16Terms); }
 
 }  // namespace
 
-i64 parts_of_vector(const Layer& layer) { return blocks_of(layer.cols) * kWeights; }
-i64 fold_panel(i64 columns) { return blocks_of(columns) * kBf16Parts * kBf16Terms / 2 * kInputs; }
+i64 parts_of_vector(i64 columns) { return blocks_of(columns) * kWeights; }
+i64 parts_panel(i64 columns) { return blocks_of(columns) * kBf16Parts * kBf16Terms / 2 * kInputs; }
 
-template <typename T>
-void pack_fold_parts(const Layer& layer, const FoldPacking& packing, const Kernels<T>& kernels, const Target& target,
-                     int threads, const T* w, std::uint16_t* packed) {
-  if constexpr (std::is_same_v<T, float>) {
-    const i64 vectors = layer.groups * packing.units * packing.vectors, size = layer.cols * target.lanes;
-    Buffer<T> plain;
-    plain.allocate(static_cast<std::size_t>(vectors * size));
-    pack_fold(layer, packing, target, threads, w, plain.data());
-    parallel_for(vectors, vectors * size < kSerialPacking ? 1 : threads, [&](i64 vector) {
-      std::uint16_t* to = packed + vector * parts_of_vector(layer);
-      for (i64 column = 0; column < layer.cols; column += kBf16Terms, to += kWeights)
-        kernels.bf16->round(plain.data() + vector * size + column * target.lanes, layer.cols - column, to, kBf16Tile);
-    });
-  }
+void round_vector(const Bf16Kernels& kernels, const float* plain, i64 columns, std::uint16_t* to) {
+  for (i64 column = 0; column < columns; column += kBf16Terms, to += kWeights)
+    kernels.round(plain + column * kBf16Rows, columns - column, to, kBf16Tile);
 }
 
-void multiply_parts_of(const FoldProduct& product, const std::uint16_t* weights, i64 vectors,
-                       const std::vector<FoldLine>& lines, i64 length, std::uint32_t* panels) {
+void multiply_in_parts(const PartsProduct& product, const std::uint16_t* weights, i64 vectors,
+                       const std::vector<PartsLine>& lines, i64 length, std::uint32_t* panels) {
   const i64 blocks = blocks_of(product.columns), per_line = ceil_div(length, kInputs), none = 0;
   const i64 all = static_cast<i64>(lines.size()) * per_line, terms = vectors * blocks;
   if (all == 0) return;
@@ -48,13 +34,8 @@ void multiply_parts_of(const FoldProduct& product, const std::uint16_t* weights,
     const float* const x =
         lines[static_cast<std::size_t>(number / per_line)].x + i * (product.last ? product.pitch : 1);
     const i64 ahead = 2 * kInputs * (product.last ? product.pitch : 1);
-    return Bf16Cut{x,
-                   product.pitch,
-                   product.columns,
-                   std::min(kInputs, length - i),
-                   ahead,
-                   product.last,
-                   panels + number % 2 * fold_panel(product.columns),
+    return Bf16Cut{x,     product.pitch,  product.columns, std::min(kInputs, length - i),
+                   ahead, product.offset, product.last,    panels + number % 2 * parts_panel(product.columns),
                    turned};
   };
   Bf16Product p{};
@@ -95,10 +76,5 @@ void multiply_parts_of(const FoldProduct& product, const std::uint16_t* weights,
   }
   product.kernels.use(0);
 }
-
-template void pack_fold_parts<float>(const Layer&, const FoldPacking&, const Kernels<float>&, const Target&, int,
-                                     const float*, std::uint16_t*);
-template void pack_fold_parts<double>(const Layer&, const FoldPacking&, const Kernels<double>&, const Target&, int,
-                                      const double*, std::uint16_t*);
 
 }  // namespace upscore
