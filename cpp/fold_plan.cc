@@ -95,7 +95,7 @@ std::pair<double, double> parts_cycles(const Layer& layer, const Call& call, con
 
 // Whether that is less than vector units take: whatever the batch, the bands and how inputs lie.
 bool by_matrix_unit(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target) {
-  if (!target.bf16) return false;
+  if (!target.bf16 || layer.cols > kMostPartsColumns) return false;
   const auto [products, cut] = parts_cycles(layer, call, packing, target);
   const double inputs = static_cast<double>(call.in[0] * call.in[1]) * static_cast<double>(call.in[2]);
   const double rows = static_cast<double>(packing.units * packing.channels * layer.taps());

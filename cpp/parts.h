@@ -32,6 +32,7 @@ struct PartsProduct {
 // c[row][i] of so many vectors of rows, for i < length, of every line; up to a vector more of each row is written.
 // There is room for two panels, of so many words each.
 i64 parts_panel(i64 columns);
+constexpr i64 kMostPartsColumns = 1536;  // whose panels leave room for others in a core's cache
 void multiply_in_parts(const PartsProduct& product, const std::uint16_t* weights, i64 vectors,
                        const std::vector<PartsLine>& lines, i64 length, std::uint32_t* panels);
 

@@ -15,7 +15,8 @@ namespace {
 
 constexpr i64 kMostColumns = 8;          // input channels of a group
 constexpr i64 kFewestOutputs = 24;       // of a row
-constexpr i64 kMostAcross = 1024;        // outputs of a row, of a task
+constexpr i64 kMostAcross = 1024;        // outputs of a row, of a task,
+constexpr i64 kMostDown = 64;            // and rows
 constexpr i64 kLineBytes = 384 << 10;    // of a task's inputs
 constexpr i64 kSumBytes = 384 << 10;     // and outputs
 constexpr double kSerialWork = 6e6;      // multiplications below which waking another thread costs more
@@ -46,7 +47,8 @@ class UnfoldedAdjoint final : public Way<float> {
   bool worth(const Call& call, bool last) const {
     const double rows = static_cast<double>(layer_.rows), terms = static_cast<double>(terms_);
     const double tiles = static_cast<double>(vectors_ * lanes_ * round_up(terms_, kBf16Terms));
-    return layer_.cols <= kMostColumns && call.out[2] >= kFewestOutputs && cut_of(call, 1).down > 0 &&
+    return layer_.cols <= kMostColumns && terms_ <= kMostPartsColumns && call.out[2] >= kFewestOutputs &&
+           cut_of(call, 1).down > 0 &&
            kProduct * tiles + kCut * terms <
                (last && layer_.groups * layer_.cols > 1 ? kTurnedSooner : 1) * kVectors * rows * terms;
   }
@@ -126,7 +128,7 @@ class UnfoldedAdjoint final : public Way<float> {
   // No rows, if not one fits.
   Cut cut_of(const Call& call, int threads) const {
     const i64 bytes = sizeof(float);
-    Cut cut{call.out[2], call.out[1]};
+    Cut cut{call.out[2], std::min(call.out[1], kMostDown)};
     if (cut.across > kMostAcross) cut.across = round_up(piece(cut.across, kMostAcross), kBf16Terms);
     auto fits = [&](i64 down) {
       return layer_.cols * lines_of(cut.across, down).channel * bytes <= kLineBytes &&
