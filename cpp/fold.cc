@@ -158,15 +158,14 @@ class Execution {
     const i64 end = std::max(kept, s_.before + region.end);
     for (i64 r = 0; r < count * lanes_; ++r)
       if (begin > kept) std::fill_n(rows + r * s_.row + kept, begin - kept, T(0));
-    if (s_.bf16)
-      multiply_parts(part, region, memory, first, count, rows);
-    else if (s_.lines)
-      multiply_lines(part, region, memory, first, count, rows);
-    if (s_.bf16 || s_.lines)
+    if (s_.bf16 || s_.lines) {
+      s_.bf16 ? multiply_parts(part, region, memory, first, count, rows)
+              : multiply_lines(part, region, memory, first, count, rows);
       separate_lines(part, region, count, rows);
-    else
+    } else {
       each_inputs(part, region,
                   [&](const Inputs& inputs) { multiply(part, inputs, memory, memory + s_.panel, first, count, rows); });
+    }
     for (i64 r = 0; r < count * lanes_; ++r) std::fill_n(rows + r * s_.row + end, s_.row - end, T(0));
   }
 

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numeric>
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "fold.h"
@@ -53,8 +54,7 @@ constexpr double kAgain = 3;      // to fetch a column's inputs again that other
 constexpr double kLineCopy = 2;   // to copy a vector, where inputs lie in lines
 constexpr double kLineTurn = 3;   // to turn one, channels last
 constexpr double kOdd = 0.4;      // as much of a vector of inputs more takes a row with an odd number of them
-constexpr double kBf16Product = 0.26, kCut = 4;  // of the matrix unit, for a row and column; to cut a vector of inputs
-constexpr i64 kAligned = 2;                      // vectors of inputs that a row has
+constexpr i64 kAligned = 2;       // vectors of inputs that a row has
 constexpr double kKeep = 4;       // a vector of contributions for the next band, against products by the matrix unit
 constexpr double kNotNear = 1.1;  // times as long, where inputs come from the second-level cache again and again
 
@@ -90,30 +90,29 @@ std::pair<double, double> parts_cycles(const Layer& layer, const Call& call, con
   const double multiplied = cut + (row % 2 > 0 ? kOdd * lines : 0);
   const double rows = static_cast<double>(packing.units * packing.vectors * kBf16Rows);
   const double columns = static_cast<double>(round_up(layer.cols, kBf16Terms));
-  return {multiplied * rows * columns * kBf16Product, cut * static_cast<double>(layer.cols) * kCut};
-}
-
-// Whether that is less than vector units take: whatever the batch, the bands and how inputs lie.
-bool by_matrix_unit(const Layer& layer, const Call& call, const FoldPacking& packing, const Target& target) {
-  if (!target.bf16 || layer.cols > kMostPartsColumns) return false;
-  const auto [products, cut] = parts_cycles(layer, call, packing, target);
-  const double inputs = static_cast<double>(call.in[0] * call.in[1]) * static_cast<double>(call.in[2]);
-  const double rows = static_cast<double>(packing.units * packing.channels * layer.taps());
-  return products + cut < rows * static_cast<double>(layer.cols) * Cycles::product * inputs / target.lanes;
+  return {multiplied * rows * columns * Cycles::bf16_product, cut * static_cast<double>(layer.cols) * Cycles::cut};
 }
 
 // What does not depend on how many images are computed together. Nothing for images that are too large.
 struct FoldLayout {
   FoldSchedule s;
   i64 phases = 1;
-  i64 lowest = 0, highest = 0;  // shifts
-  bool flat = true;             // nothing to be read along the axes that have but one position
+  i64 lowest = 0, highest = 0;   // shifts
+  bool flat = true;              // nothing to be read along the axes that have but one position
+  double products = 0, cut = 0;  // cycles of an image by the matrix unit
 };
 std::optional<FoldLayout> lay_out(const Layer& layer, const Call& call, const FoldPacking& packing,
                                   const Target& target) {
   FoldLayout layout;
   FoldSchedule& s = layout.s;
-  if (by_matrix_unit(layer, call, packing, target)) s.bf16 = parts_panel(layer.cols);
+  // By the matrix unit, if that takes less than vectors do: whatever the batch, the bands and how inputs lie.
+  if (target.bf16 && layer.cols <= kMostPartsColumns) {
+    std::tie(layout.products, layout.cut) = parts_cycles(layer, call, packing, target);
+    const double inputs = static_cast<double>(call.in[0] * call.in[1]) * static_cast<double>(call.in[2]);
+    const double rows = static_cast<double>(packing.units * packing.channels * layer.taps());
+    const double vectors = rows * static_cast<double>(layer.cols) * Cycles::product * inputs / target.lanes;
+    if (layout.products + layout.cut < vectors) s.bf16 = parts_panel(layer.cols);
+  }
   i64 places = 1;  // of what comes after the axis
   Size farthest;   // input, from an output's position
   for (std::size_t a = kAxes; a-- > 0;) {
@@ -191,11 +190,10 @@ class FoldScheduler {
     s_.across = row <= most ? row : piece(row, most);
     s_.rows = row <= most ? std::min(most / row, rows) : 1;
     while (s_.rows > 1 && span() > kMostSpan) s_.rows /= 2;
-    s_.in_place = images == 1 || call.reads_last;
+    s_.in_place = images == 1 || call.reads_last || s_.bf16 > 0;
     if (s_.bf16 > 0) {
-      const auto [products, cut] = parts_cycles(layer, call, packing, target);
-      products_ = static_cast<double>(images) * products;
-      cut_ = static_cast<double>(images) * cut;
+      products_ = static_cast<double>(images) * layout.products;
+      cut_ = static_cast<double>(images) * layout.cut;
       return;
     }
     products_ = all_products();
@@ -243,7 +241,7 @@ class FoldScheduler {
       all += kKeep * kept * taps * static_cast<double>(units) *
              static_cast<double>(ceil_div(s_.axis[s_.along].positions, s_.band));
     }
-    if (!s_.in_place && !s_.bf16) {
+    if (!s_.in_place) {
       const double pieces = static_cast<double>(ceil_div(wide, s_.across) * ceil_div(high, s_.rows));
       const double copied = static_cast<double>(s_.rows * s_.across) / static_cast<double>(lanes);
       const double runs = static_cast<double>(std::min(s_.images, s_.rows));

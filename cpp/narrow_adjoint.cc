@@ -7,6 +7,7 @@
 #include "buffer.h"
 #include "image.h"
 #include "plan.h"
+#include "rectangles.h"
 #include "scratch.h"
 #include "threads.h"
 #include "turn.h"
@@ -65,24 +66,12 @@ class NarrowAdjoint final : public Way<T> {
   void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override {
     const int threads = useful_threads(call, team);
     const Cut cut = cut_of(call, threads);
-    const i64 per_row = ceil_div(call.out[2], cut.across), per_column = ceil_div(call.out[1], cut.down);
-    const i64 parts = ceil_div(padded_, cut.wide);
     const std::vector<T> biases = whole_vectors(bias, layer_.groups, layer_.rows, padded_);
-    parallel_for(call.batch * call.out[0] * per_column * per_row * layer_.groups * parts, threads, [&](i64 task) {
-      Part p{};
-      p.first = task % parts * cut.wide;
-      task /= parts;
-      p.group = task % layer_.groups;
-      task /= layer_.groups;
-      p.at[2] = task % per_row * cut.across;
-      task /= per_row;
-      p.at[1] = task % per_column * cut.down;
-      task /= per_column;
-      p.at[0] = task % call.out[0];
-      p.image = task / call.out[0];
-      p.across = std::min(cut.across, call.out[2] - p.at[2]);
-      p.down = std::min(cut.down, call.out[1] - p.at[1]);
-      p.wide = std::min(cut.wide, padded_ - p.first);
+    const Rectangles tasks = tasks_of(call, cut);
+    parallel_for(tasks.count(), threads, [&](i64 task) {
+      const Rectangle outputs = tasks[task];
+      const i64 first = outputs.part * cut.wide;
+      const Part p{outputs, first, std::min(cut.wide, padded_ - first)};
       compute(call, p, bias ? biases.data() + p.group * padded_ + p.first : nullptr, x, y);
     });
   }
@@ -92,9 +81,8 @@ class NarrowAdjoint final : public Way<T> {
   struct Cut {
     i64 across, down, wide;
   };
-  struct Part {
-    i64 image, group, first, wide, across, down;
-    Size at;
+  struct Part : Rectangle {
+    i64 first, wide;
   };
 
   int useful_threads(const Call& call, const Team& team) const {
@@ -108,6 +96,10 @@ class NarrowAdjoint final : public Way<T> {
   i64 input_rows(i64 down) const { return (down - 1) * layer_.stride[1] + extent(1); }
   i64 input_width(i64 across) const { return (across - 1) * layer_.stride[2] + layer_.kernel[2]; }
 
+  Rectangles tasks_of(const Call& call, const Cut& cut) const {
+    return {call, cut.across, cut.down, layer_.groups, ceil_div(padded_, cut.wide)};
+  }
+
   // Long rows, then several, then all channels, while they fit and threads have work.
   Cut cut_of(const Call& call, int threads) const {
     const i64 bytes = sizeof(T), room = kInputBytes / (bytes * layer_.cols * layer_.kernel[0]);
@@ -118,10 +110,7 @@ class NarrowAdjoint final : public Way<T> {
     cut.across = piece(call.out[2], std::min({call.out[2], wide, outputs}));
     const i64 high = (room / input_width(cut.across) - extent(1)) / layer_.stride[1] + 1;
     cut.down = piece(call.out[1], std::clamp<i64>(std::min(high, outputs / cut.across), 1, call.out[1]));
-    auto tasks = [&] {
-      return call.batch * call.out[0] * ceil_div(call.out[1], cut.down) * ceil_div(call.out[2], cut.across) *
-             layer_.groups * ceil_div(padded_, cut.wide);
-    };
+    auto tasks = [&] { return tasks_of(call, cut).count(); };
     const i64 enough = threads == 1 ? 1 : kTasks * threads;
     while (cut.down > 1 && tasks() < enough) cut.down = ceil_div(cut.down, 2);
     while (cut.across > 2 * kMaxPositions && tasks() < enough) cut.across = ceil_div(cut.across, 2);

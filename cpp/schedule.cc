@@ -28,11 +28,9 @@ constexpr i64 kTogether = 64 << 10;  // bytes of a channel then
 // Cycles, for choosing between tiles.
 constexpr double kPick = 2;  // for every step between the inputs that are picked out for it
 constexpr double kWeightByte = 1 / 24.0;
-constexpr double kBf16Product = 0.26;  // for a row and column, in six tiles' products
 constexpr double kBf16Shifted = 0.38;  // where taps read at shifts, within cache lines
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;              // bytes of them that stay in a core's cache
-constexpr double kCut = 4;                         // a vector of inputs into bfloat16 parts
 constexpr double kCutPlaces = 5, kPutPlaces = 12;  // where rows are positions: a vector of inputs, of outputs
 constexpr double kTurnedInput = 4;                 // channels first
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
@@ -190,7 +188,7 @@ class Scheduler {
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
     const bool in_place = packing_.positions && call_.reads_last;
-    const double cut = packing_.positions ? kCutPlaces + kTurnedInput : packing_.bf16 ? kCut : 0;
+    const double cut = packing_.positions ? kCutPlaces + kTurnedInput : packing_.bf16 ? Cycles::cut : 0;
     const double copy = in_place ? kCutPlaces : Cycles::copy + strided + cut;
     // Every chunk of a tile copies its inputs again.
     const auto [chunk, strips] = most_of_task(vectors * lanes_);
@@ -209,7 +207,7 @@ class Scheduler {
       return static_cast<double>(taps_ * of_class) *
              (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
     const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
-    const double each = shifted && !packing_.positions ? kBf16Shifted : kBf16Product;
+    const double each = shifted && !packing_.positions ? kBf16Shifted : Cycles::bf16_product;
     const double weight = each * static_cast<double>(packing_.positions ? vectors : round_up(vectors, 2)) +
                           (s_.far_weights ? kFarBf16Weight : kBf16Weight);
     const double written = packing_.positions

@@ -93,8 +93,10 @@ struct ChannelLanes {
 struct Cycles {
   static constexpr double product = 0.5;  // a vector times a number, added
   static constexpr double copy = 4;       // a vector into a panel
-  static constexpr double begin = 7;      // a row of them, or zeros beside it
-  static constexpr double piece = 8;      // a row of outputs to begin with
+  // By the matrix unit, in six tiles' products: a row and column for a vector; to cut a vector of inputs into parts.
+  static constexpr double bf16_product = 0.26, cut = 4;
+  static constexpr double begin = 7;  // a row of them, or zeros beside it
+  static constexpr double piece = 8;  // a row of outputs to begin with
   static constexpr double task = 500;
   static constexpr double serial = 1e5;  // below which waking another thread costs more
   // To wait for a vector of inputs that comes from memory, and channels last: direct and filtered. Folding fetches

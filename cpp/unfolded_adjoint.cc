@@ -7,6 +7,8 @@
 
 #include "parts.h"
 #include "plan.h"
+#include "rectangles.h"
+#include "schedule.h"
 #include "scratch.h"
 #include "turn.h"
 
@@ -22,9 +24,7 @@ constexpr i64 kSumBytes = 384 << 10;     // and outputs
 constexpr double kSerialWork = 6e6;      // multiplications below which waking another thread costs more
 constexpr i64 kSerialPacking = 1 << 18;  // numbers below which one thread packs
 constexpr i64 kTasks = 4;                // of a thread
-// Cycles for a vector of outputs: a row and term by the matrix unit, and by vectors; to cut a term.
-constexpr double kProduct = 0.26, kVectors = 0.5, kCut = 4;
-constexpr double kTurnedSooner = 0.76;  // of that, channels last: inputs are turned then
+constexpr double kTurnedSooner = 0.76;   // of what vectors take, channels last: inputs are turned then
 
 class UnfoldedAdjoint final : public Way<float> {
  public:
@@ -49,8 +49,8 @@ class UnfoldedAdjoint final : public Way<float> {
     const double tiles = static_cast<double>(vectors_ * lanes_ * round_up(terms_, kBf16Terms));
     return layer_.cols <= kMostColumns && terms_ <= kMostPartsColumns && call.out[2] >= kFewestOutputs &&
            cut_of(call, 1).down > 0 &&
-           kProduct * tiles + kCut * terms <
-               (last && layer_.groups * layer_.cols > 1 ? kTurnedSooner : 1) * kVectors * rows * terms;
+           Cycles::bf16_product * tiles + Cycles::cut * terms <
+               (last && layer_.groups * layer_.cols > 1 ? kTurnedSooner : 1) * Cycles::product * rows * terms;
   }
 
   void pack(const float* w, int threads) {
@@ -77,31 +77,14 @@ class UnfoldedAdjoint final : public Way<float> {
   void execute(const Call& call, const Team& team, const float* bias, const float* x, float* y) const override {
     const int threads = useful_threads(call, team);
     const Cut cut = cut_of(call, threads);
-    const i64 per_row = ceil_div(call.out[2], cut.across), per_column = ceil_div(call.out[1], cut.down);
-    parallel_for(call.batch * call.out[0] * per_column * per_row * layer_.groups, threads, [&](i64 task) {
-      Part p{};
-      p.group = task % layer_.groups;
-      task /= layer_.groups;
-      p.at[2] = task % per_row * cut.across;
-      task /= per_row;
-      p.at[1] = task % per_column * cut.down;
-      task /= per_column;
-      p.at[0] = task % call.out[0];
-      p.image = task / call.out[0];
-      p.across = std::min(cut.across, call.out[2] - p.at[2]);
-      p.down = std::min(cut.down, call.out[1] - p.at[1]);
-      compute(call, p, bias, x, y);
-    });
+    const Rectangles tasks = tasks_of(call, cut);
+    parallel_for(tasks.count(), threads, [&](i64 task) { compute(call, tasks[task], bias, x, y); });
   }
 
  private:
   // Outputs of a task: so many rows of so many.
   struct Cut {
     i64 across, down;
-  };
-  struct Part {
-    i64 image, group, across, down;
-    Size at;
   };
   // Inputs of a task: [channel][tap of the first axis][row][residue of the stride][place].
   struct Lines {
@@ -125,6 +108,8 @@ class UnfoldedAdjoint final : public Way<float> {
   // Of a row of the outputs of all channels: from one channel to the next, in other sets of a cache.
   i64 sums_pitch(i64 across, i64 down) const { return (down * ceil_div(across, lanes_) | 1) * lanes_; }
 
+  Rectangles tasks_of(const Call& call, const Cut& cut) const { return {call, cut.across, cut.down, layer_.groups}; }
+
   // No rows, if not one fits.
   Cut cut_of(const Call& call, int threads) const {
     const i64 bytes = sizeof(float);
@@ -135,13 +120,12 @@ class UnfoldedAdjoint final : public Way<float> {
              vectors_ * lanes_ * sums_pitch(cut.across, down) * bytes <= kSumBytes;
     };
     while (cut.down > 0 && !fits(cut.down)) cut.down /= 2;
-    const i64 others = call.batch * call.out[0] * ceil_div(call.out[2], cut.across) * layer_.groups;
     const i64 enough = threads == 1 ? 1 : kTasks * threads;
-    while (cut.down > 1 && others * ceil_div(call.out[1], cut.down) < enough) cut.down = ceil_div(cut.down, 2);
+    while (cut.down > 1 && tasks_of(call, cut).count() < enough) cut.down = ceil_div(cut.down, 2);
     return cut;
   }
 
-  void compute(const Call& call, const Part& part, const float* bias, const float* x, float* y) const {
+  void compute(const Call& call, const Rectangle& part, const float* bias, const float* x, float* y) const {
     const Lines lines = lines_of(part.across, part.down);
     const i64 pitch = sums_pitch(part.across, part.down), panels = 2 * parts_panel(terms_);
     const i64 inputs = round_up(layer_.cols * lines.channel, lanes_) + 2 * lanes_, sums = vectors_ * lanes_ * pitch;
@@ -155,7 +139,7 @@ class UnfoldedAdjoint final : public Way<float> {
     write(call, part, out, pitch, y);
   }
 
-  void pick(const Call& call, const Part& part, const Lines& lines, const float* x, float* to) const {
+  void pick(const Call& call, const Rectangle& part, const Lines& lines, const float* x, float* to) const {
     thread_local std::vector<Run> runs;
     runs.clear();
     const Size& in = call.in;
@@ -180,7 +164,7 @@ class UnfoldedAdjoint final : public Way<float> {
   }
 
   // out[channel][row of outputs][place], these in whole vectors.
-  void multiply(const Part& part, const Lines& lines, const float* in, i64 pitch, std::uint32_t* panels,
+  void multiply(const Rectangle& part, const Lines& lines, const float* in, i64 pitch, std::uint32_t* panels,
                 float* out) const {
     thread_local std::vector<i64> offsets;
     thread_local std::vector<PartsLine> rows;
@@ -200,7 +184,7 @@ class UnfoldedAdjoint final : public Way<float> {
                       panels);
   }
 
-  void write(const Call& call, const Part& part, const float* out, i64 pitch, float* y) const {
+  void write(const Call& call, const Rectangle& part, const float* out, i64 pitch, float* y) const {
     const i64 plane = call.out[0] * call.out[1] * call.out[2], channels = layer_.groups * layer_.rows;
     const i64 first = (part.at[0] * call.out[1] + part.at[1]) * call.out[2] + part.at[2];
     const i64 channel = part.group * layer_.rows, width = round_up(part.across, lanes_);

@@ -22,34 +22,75 @@ NARROW = {
 }
 
 
+# Layers whose taps are the terms of the matrix unit's products: in bands of rows and of columns, in several sums.
+TAPS = {
+    "taps of rows": (70, 3, 1, (33, 50), Geometry((5, 4), (2, 3), crop=((1, 2), (-1, 3)))),
+    "taps in groups": (144, 2, 3, (9, 41), Geometry((4, 6), 2, crop=((2, 1), (0, 3)))),
+    "taps of one axis": (48, 1, 1, (2100,), Geometry(31, 4, crop=((13, -5),))),
+    "taps of three axes": (64, 2, 1, (4, 5, 37), Geometry((2, 3, 4), (1, 2, 2), dilation=(2, 1, 3), crop=1)),
+    "taps in several sums": (32, 8, 1, (7, 64), Geometry((9, 9), (2, 3), crop=((4, 3), (0, 4)))),
+    "taps of a kernel smaller than the stride": (64, 3, 1, (12, 30), Geometry((3, 3), (4, 5), crop=((-2, 0), (1, -7)))),
+}
+
+
+class Few:
+    """An input gradient of few output channels, first from channels that are first, and by one thread."""
+
+    def __init__(self, layer, dtype):
+        channels, few, self.groups, self.n, self.geometry = layer
+        self.size = self.geometry.output_size(self.n)
+        rng = np.random.default_rng(0)
+        self.w, self.grad_y = (
+            rng.standard_normal(s).astype(dtype)
+            for s in ((channels, few, *self.geometry.kernel), (3, few * self.groups, *self.size))
+        )
+        self.ours = self.run(1)
+        w, grad_y, x = self.w.astype(float), self.grad_y.astype(float), np.zeros((3, channels, *self.n))
+        self.exact = reference.gradients(grad_y, x, w, geometry=self.geometry, groups=self.groups)[0]
+
+    def packed(self, threads, last=False):
+        once = (3, self.size, self.n, threads)
+        return engine.Packed(self.w, None, self.geometry, self.groups, adjoint=True, last=last, once=once)
+
+    def why(self, threads, last=False):
+        return self.packed(threads, last).why(3, self.geometry, self.size, self.n)
+
+    def run(self, threads):
+        return self.packed(threads).run(self.grad_y, self.geometry, self.n, threads=threads)
+
+    def run_last(self, threads):
+        grad_y = engine.channels_last(self.grad_y)
+        y = self.packed(threads, last=True).run_last(grad_y, self.geometry, self.n, threads=threads)
+        return np.moveaxis(y, -1, 1)
+
+    def error(self, ours):
+        return np.linalg.norm(ours - self.exact) / np.linalg.norm(self.exact)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("isa", cpu.available())
 @pytest.mark.parametrize("name", NARROW)
 def test_few_channels(name, isa, dtype):
     cpu.force(isa)
-    channels, few, groups, n, geometry = NARROW[name]
-    size = geometry.output_size(n)
-    rng = np.random.default_rng(0)
-    w, grad_y = (
-        rng.standard_normal(s).astype(dtype) for s in ((channels, few, *geometry.kernel), (3, few * groups, *size))
-    )
-
-    def packed(threads, last=False):
-        return engine.Packed(w, None, geometry, groups, adjoint=True, last=last, once=(3, size, n, threads))
-
-    assert "few channels" in packed(1).why(3, geometry, size, n)
-    ours = packed(1).run(grad_y, geometry, n, threads=1)
-    x = np.zeros((3, channels, *n))
-    exact = reference.gradients(grad_y.astype(float), x, w.astype(float), geometry=geometry, groups=groups)[0]
-    assert np.linalg.norm(ours - exact) <= (1e-6 if dtype == np.float32 else 1e-14) * np.linalg.norm(exact)
-    np.testing.assert_array_equal(packed(3).run(grad_y, geometry, n, threads=3), ours)
-    last = packed(2, last=True)
-    y = np.moveaxis(last.run_last(engine.channels_last(grad_y), geometry, n, threads=2), -1, 1)
-    if last.why(3, geometry, size, n) == packed(2).why(3, geometry, size, n):
-        np.testing.assert_array_equal(y, ours)
+    layer = Few(NARROW[name], dtype)
+    assert "few channels" in layer.why(1)
+    assert layer.error(layer.ours) <= (1e-6 if dtype == np.float32 else 1e-14)
+    np.testing.assert_array_equal(layer.run(3), layer.ours)
+    if (name, isa, dtype) == ("long rows", "amx", np.float32):  # turning inputs would take longer than it saves
+        assert layer.why(2, last=True) != layer.why(2)
+        assert layer.error(layer.run_last(2)) <= 1e-6
     else:
-        assert (name, isa) == ("long rows", "amx")  # inputs would be turned, which takes longer than it saves
-        assert np.linalg.norm(y - exact) <= 1e-6 * np.linalg.norm(exact)
+        np.testing.assert_array_equal(layer.run_last(2), layer.ours)
+
+
+@pytest.mark.skipif("amx" not in cpu.available(), reason="hardware: needs a matrix unit (AMX)")
+@pytest.mark.parametrize("name", TAPS)
+def test_taps_as_terms_of_the_matrix_unit(name):
+    layer = Few(TAPS[name], np.float32)
+    assert "by the matrix unit, whose terms are the" in layer.why(1)
+    assert layer.error(layer.ours) <= 5e-7
+    np.testing.assert_array_equal(layer.run(3), layer.ours)
+    assert layer.error(layer.run_last(2)) <= 1e-6
 
 
 def test_few_channels_with_a_bias():

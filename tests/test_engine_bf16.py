@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscore import cpu, engine, reference
+from upscore import cpu, engine
 from upscore.geometry import Geometry
 
 pytestmark = [
@@ -165,36 +165,3 @@ def test_it_is_chosen_where_it_is_faster():
     cpu.force("avx512")
     plain = engine.Packed(w, None, geometry, 1, method=engine.Method.FASTEST)
     assert "bfloat16" not in plain.why(1, geometry, (64, 64), (128, 128))
-
-
-# Input gradients whose taps are the terms of products: in bands of rows and of columns, in several sums.
-FEW = {
-    "taps of rows": (70, 3, 1, (33, 50), Geometry((5, 4), (2, 3), crop=((1, 2), (-1, 3)))),
-    "taps in groups": (144, 2, 3, (9, 41), Geometry((4, 6), 2, crop=((2, 1), (0, 3)))),
-    "taps of one axis": (48, 1, 1, (2100,), Geometry(31, 4, crop=((13, -5),))),
-    "taps of three axes": (64, 2, 1, (4, 5, 37), Geometry((2, 3, 4), (1, 2, 2), dilation=(2, 1, 3), crop=1)),
-    "taps in several sums": (32, 8, 1, (7, 64), Geometry((9, 9), (2, 3), crop=((4, 3), (0, 4)))),
-    "taps of a kernel smaller than the stride": (64, 3, 1, (12, 30), Geometry((3, 3), (4, 5), crop=((-2, 0), (1, -7)))),
-}
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_input_gradients_of_few_channels(name):
-    channels, few, groups, n, geometry = FEW[name]
-    size = geometry.output_size(n)
-    rng = np.random.default_rng(0)
-    w, grad_y = (
-        rng.standard_normal(s, dtype=np.float32) for s in ((channels, few, *geometry.kernel), (3, few * groups, *size))
-    )
-
-    def packed(threads, last=False):
-        return engine.Packed(w, None, geometry, groups, adjoint=True, last=last, once=(3, size, n, threads))
-
-    assert "by the matrix unit, whose terms are the" in packed(1).why(3, geometry, size, n)
-    ours = packed(1).run(grad_y, geometry, n, threads=1)
-    x = np.zeros((3, channels, *n))
-    exact = reference.gradients(grad_y.astype(float), x, w.astype(float), geometry=geometry, groups=groups)[0]
-    assert np.linalg.norm(ours - exact) <= 5e-7 * np.linalg.norm(exact)
-    np.testing.assert_array_equal(packed(3).run(grad_y, geometry, n, threads=3), ours)
-    last = packed(2, last=True).run_last(engine.channels_last(grad_y), geometry, n, threads=2)
-    assert np.linalg.norm(np.moveaxis(last, -1, 1) - exact) <= 1e-6 * np.linalg.norm(exact)
