@@ -23,12 +23,14 @@ constexpr i64 kInputBytes = 384 << 10;     // of those of inputs
 constexpr i64 kSumBytes = 768 << 10;
 
 // Cycles.
-constexpr double kProduct = 0.0175;  // of two numbers, in six tiles' products
-constexpr double kShifted = 0.022;   // where rows of tiles begin within cache lines
-constexpr double kSum = 0.15;        // to add one to those of other tiles
-constexpr double kCut = 0.8;         // a number of the output's gradient, copied and cut
-constexpr double kCutApart = 0.95;   // where the stride leaves others between them
-constexpr double kRounded = 1.4;     // an input
+constexpr double kProduct = 9;      // of a row with 16 columns, of 32 terms
+constexpr double kWait = 36;        // rows of products, before the next ones may be added to the same sums
+constexpr double kShifted = 4.6;    // a row that begins within a cache line, for one or two products
+constexpr double kSum = 0.15;       // to add one to those of other tiles
+constexpr double kRun = 7;          // to begin with a line of a channel
+constexpr double kCut = 0.8;        // a number of the output's gradient, copied and cut
+constexpr double kCutApart = 0.95;  // where the stride leaves others between them
+constexpr double kRounded = 1.4;    // an input
 
 class MatrixUnit final : public WeightGradient<float> {
  public:
@@ -127,12 +129,19 @@ class MatrixUnit final : public WeightGradient<float> {
     const Layer& layer = in_.layer;
     auto number = [](i64 n) { return static_cast<double>(n); };
     const double positions = number(tiles_.across * tiles_.down * tiles_.images);
-    const double weights = number(layer.taps() * round_up(layer.rows, kBf16Rows) * round_up(layer.cols, kBf16Rows));
-    const double products =
-        weights * ((beside_[1] + beside_[2] > 0 ? kShifted : kProduct) * number(terms_of_tile()) + kSum);
-    const double gradient =
-        (layer.stride[2] > 1 ? kCutApart : kCut) * number(tiles_.column_chunks() * layer.rows * planes_ * plane());
-    const double input = kRounded * number(tiles_.row_chunks() * layer.cols * terms_of_tile());
+    const i64 vectors = ceil_div(layer.cols, kBf16Rows);
+    double products = 0;  // of 32 terms, and the sums of all
+    for (i64 row = 0; row < layer.rows; row += kPair) {
+      const i64 rows = std::min(kPair, layer.rows - row), passes = ceil_div(vectors, rows > kBf16Rows ? 2 : 3);
+      products += kProduct * std::max(number(rows * vectors), kWait * number(passes));
+      if (beside_[1] + beside_[2] > 0) products += kShifted * number(rows * passes);
+    }
+    products *= number(layer.taps() * ceil_div(terms_of_tile(), kBf16Terms));
+    products += kSum * number(layer.taps() * layer.rows * vectors * kBf16Rows);
+    const double lines = number(tiles_.images * (tiles_.down + beside_[1]));
+    const double gradient = number(tiles_.column_chunks() * layer.rows * planes_) *
+                            ((layer.stride[2] > 1 ? kCutApart : kCut) * number(plane()) + kRun * lines);
+    const double input = number(tiles_.row_chunks() * layer.cols) * (kRounded * number(terms_of_tile()) + kRun * lines);
     return (products + gradient + input) / positions;
   }
 

@@ -7,25 +7,26 @@
 namespace upscore {
 namespace {
 
-constexpr i64 kRows = 64;             // of a task
-constexpr i64 kSerialWork = 1 << 17;  // numbers below which waking another thread costs more
+constexpr i64 kRows = 128, kColumns = 64;  // of a task: what it writes stays in the first-level cache until it is whole
+constexpr i64 kSerialWork = 1 << 17;       // numbers below which waking another thread costs more
 
 }  // namespace
 
 template <typename T>
 void turn(const Kernels<T>& kernels, int threads, i64 batch, i64 rows, i64 columns, const T* src, T* dst) {
   if (batch * rows * columns < kSerialWork) threads = 1;
-  const i64 blocks = ceil_div(rows, kRows);
-  parallel_for(batch * blocks, threads, [&](i64 task) {
-    const i64 image = task / blocks, first = task % blocks * kRows, last = std::min(first + kRows, rows);
+  const i64 down = ceil_div(rows, kRows), across = ceil_div(columns, kColumns);
+  parallel_for(batch * down * across, threads, [&](i64 task) {
+    const i64 image = task / (down * across), first = task % down * kRows, last = std::min(first + kRows, rows);
+    const i64 column = task / down % across * kColumns, end = std::min(column + kColumns, columns);
     const T* from = src + image * rows * columns;
     T* to = dst + image * rows * columns;
     // The kernel writes whole vectors; the rows that do not fill one are turned by hand.
     const i64 whole = first + (last - first) / kernels.lanes * kernels.lanes;
     if (whole > first)
-      kernels.transpose(from + first * columns, src + batch * rows * columns, columns, whole - first, columns, nullptr,
-                        to + first, rows);
-    for (i64 c = 0; c < columns; ++c)
+      kernels.transpose(from + first * columns + column, src + batch * rows * columns, columns, whole - first,
+                        end - column, nullptr, to + column * rows + first, rows);
+    for (i64 c = column; c < end; ++c)
       for (i64 r = whole; r < last; ++r) to[c * rows + r] = from[r * columns + c];
   });
 }

@@ -40,9 +40,9 @@ constexpr std::size_t kFirst = 3, kBf16 = 5, kFiltered = 6;
 
 // What estimates leave out, as measured: that short rows of positions are begun with, and have as much beside them,
 // where taps overlap; as if they were so much longer.
-constexpr double kShortRow[] = {3, 5, 5, 5, 5, 0, 5};
-constexpr double kFilteredLonger = 1.1;  // times
-constexpr double kBf16Begin = 4e4;       // cycles of a call
+constexpr double kShortRow[] = {3, 5, 5, 2, 5, 0, 2};
+constexpr double kFilteredLonger = 1.05, kFilteredLongerLast = 0.9;  // times
+constexpr double kBf16Begin = 1.5e4;                                 // cycles of a call
 
 // One of them, and what it costs.
 struct Chosen {
@@ -54,20 +54,21 @@ template <typename T>
 Chosen fastest(const GradientInputs<T>& inputs, Method method) {
   const Call& call = inputs.call;
   Chosen best{};
+  const bool last = call.reads_last || call.writes_last;
   const bool overlap = (inputs.layer.kernel[2] - 1) * inputs.layer.dilation[2] >= inputs.layer.stride[2];
   auto consider = [&](std::size_t way, double limit) {
     const auto made = kWays<T>[way](inputs);
     if (!made) return false;
     double cost = made->cost;
     if (overlap) cost *= 1 + kShortRow[way] / static_cast<double>(call.in[2]);
-    if (way == kFiltered) cost *= kFilteredLonger;
+    if (way == kFiltered) cost *= last ? kFilteredLongerLast : kFilteredLonger;
     if (way == kBf16) cost += kBf16Begin / inputs.positions();
     if (cost >= limit) return false;
     best = {way, cost};
     return true;
   };
   const double any = std::numeric_limits<double>::infinity();
-  for (std::size_t way = call.reads_last || call.writes_last ? kFirst : 0; way < kBf16; ++way) consider(way, best.cost);
+  for (std::size_t way = last ? kFirst : 0; way < kBf16; ++way) consider(way, best.cost);
   if (method == Method::kBf16 && consider(kBf16, any)) return best;
   if (method == Method::kFastest) consider(kBf16, best.cost);
   if (method == Method::kFastest && best.cost < any && best.cost * inputs.positions() > kFilteredCycles)
