@@ -9,6 +9,7 @@
 #include "gradient_channelwise.h"
 #include "gradient_inputs.h"
 #include "gradient_minimal.h"
+#include "gradient_pairs.h"
 #include "gradient_planes.h"
 #include "gradient_taps.h"
 #include "remembered.h"
@@ -35,14 +36,15 @@ using Make = std::unique_ptr<WeightGradient<T>> (*)(const GradientInputs<T>&);
 // Those that read channels first alone are the first ones, and those that only the fastest of may be the last.
 template <typename T>
 constexpr Make<T> kWays[] = {gradient_taps<T>,   gradient_channelwise<T>, gradient_planes<T>, gradient_channels<T>,
-                             gradient_inputs<T>, gradient_bf16<T>,        gradient_minimal<T>};
-constexpr std::size_t kFirst = 3, kBf16 = 5, kFiltered = 6;
+                             gradient_inputs<T>, gradient_bf16<T>,        gradient_pairs<T>,  gradient_minimal<T>};
+constexpr std::size_t kFirst = 3, kBf16 = 5, kPairs = 6, kFiltered = 7;
 
 // What estimates leave out, as measured: that short rows of positions are begun with, and have as much beside them,
 // where taps overlap; as if they were so much longer.
-constexpr double kShortRow[] = {3, 5, 5, 2, 5, 0, 2};
+constexpr double kShortRow[] = {3, 5, 5, 2, 5, 0, 0, 2};
 constexpr double kFilteredLonger = 1.05, kFilteredLongerLast = 0.9;  // times
-constexpr double kBf16Begin = 1.5e4;                                 // cycles of a call
+constexpr double kPairsLonger = 0.93, kPairsLongerLast = 0.78;       // times
+constexpr double kBf16Begin = 6e4;                                   // cycles of a call
 
 // One of them, and what it costs.
 struct Chosen {
@@ -59,18 +61,22 @@ Chosen fastest(const GradientInputs<T>& inputs, Method method) {
   auto consider = [&](std::size_t way, double limit) {
     const auto made = kWays<T>[way](inputs);
     if (!made) return false;
-    double cost = made->cost;
+    double cost = made->cost * cut_slices(inputs.layer, call, sizeof(T), made->tasks, made->tiles).time;
     if (overlap) cost *= 1 + kShortRow[way] / static_cast<double>(call.in[2]);
     if (way == kFiltered) cost *= last ? kFilteredLongerLast : kFilteredLonger;
-    if (way == kBf16) cost += kBf16Begin / inputs.positions();
+    if (way == kPairs) cost *= last ? kPairsLongerLast : kPairsLonger;
+    if (way == kBf16 || way == kPairs) cost += kBf16Begin / inputs.positions();
     if (cost >= limit) return false;
     best = {way, cost};
     return true;
   };
   const double any = std::numeric_limits<double>::infinity();
   for (std::size_t way = last ? kFirst : 0; way < kBf16; ++way) consider(way, best.cost);
-  if (method == Method::kBf16 && consider(kBf16, any)) return best;
-  if (method == Method::kFastest) consider(kBf16, best.cost);
+  const Chosen vectors = best;
+  if (method == Method::kBf16) best.cost = any;
+  if (method == Method::kBf16 || method == Method::kFastest)
+    for (const std::size_t way : {kBf16, kPairs}) consider(way, best.cost);
+  if (best.cost == any) best = vectors;
   if (method == Method::kFastest && best.cost < any && best.cost * inputs.positions() > kFilteredCycles)
     consider(kFiltered, best.cost);
   if (method == Method::kFiltered) consider(kFiltered, any);

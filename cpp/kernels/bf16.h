@@ -197,6 +197,34 @@ inline void round_rows(const float* src, i64 src_pitch, i64 rows, i64 blocks, st
     }
 }
 
+inline void cut_pairs(const float* first, const float* second, i64 step, i64 places, i64 columns, std::uint32_t* dst,
+                      i64 vector_pitch, i64 part_pitch) {
+  constexpr int L = kLanes<float>;
+  const float* const rows[2] = {first, second};
+  for (i64 c = 0; c < columns; c += L, dst += vector_pitch) {
+    const __mmask16 lanes = first_lanes(columns - c);
+    for (i64 place = 0; place < places; ++place) {
+      Vector<float> pair[2] = {};
+      for (int i = 0; i < 2; ++i)
+        if (rows[i])
+          pair[i] = reinterpret_cast<Vector<float>>(_mm512_maskz_loadu_ps(lanes, rows[i] + place * step + c));
+      Words part[kBf16Parts];
+      split<false, Pairs>(pair[0], pair[1], part);
+#pragma GCC unroll 3
+      for (int p = 0; p < kBf16Parts; ++p) std::memcpy(dst + p * part_pitch + place * L, &part[p], sizeof part[p]);
+    }
+  }
+}
+
+inline void round_pair(const float* first, const float* second, i64 length, std::uint32_t* dst, i64 part_pitch) {
+  constexpr int L = kLanes<float>;
+  for (i64 i = 0; i < length; i += L) {
+    Words part[kBf16Parts];
+    split<true, Pairs>(load(first + i), load(second + i), part);
+    for (int p = 0; p < kBf16Parts; ++p) std::memcpy(dst + p * part_pitch + i, &part[p], sizeof part[p]);
+  }
+}
+
 // Makes this thread's tiles ready for products of so many rows, 1 to 32; or gives them up.
 inline void use_tiles(int rows) {
   struct alignas(64) {
@@ -407,8 +435,9 @@ template <int R, int V, typename Late>
 inline void bf16_tiles(const Bf16Product& p, i64 product, i64 first, Ahead& ahead, Late& late) {
   using Tiles = Bf16Tiles<R, V>;
   float* const c = p.c + p.c_offset[product] + first * Tiles::L;
+  const std::uint32_t* const x = p.x + (p.x_offset ? p.x_offset[product] : 0) + first * p.x_vector;
   Tiles::begin();
-  Tiles::add_products(p, p.w + p.w_offset[product], p.x + first * p.x_vector, ahead, late);
+  Tiles::add_products(p, p.w + p.w_offset[product], x, ahead, late);
   if constexpr (std::is_same_v<Late, Nothing>) {
     Tiles::end(c, p.c_stride);
   } else {

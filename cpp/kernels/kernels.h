@@ -139,9 +139,9 @@ struct Bf16Product {
   float* c;
   i64 c_stride;
   bool accumulate;
-  // The same is done for so many products, whose weights and sums lie so far from w and c.
+  // The same is done for so many products, whose weights and sums, and inputs unless null, lie so far from w, c and x.
   i64 products;
-  const i64 *w_offset, *c_offset;
+  const i64 *w_offset, *c_offset, *x_offset;
   const OutputRows<float>* out;  // where sums go instead, unless null: as they are, or in pairs
   bool pairs;
   const Bf16Places* places;  // or there, unless null
@@ -184,6 +184,12 @@ struct Bf16Kernels {
   // `rows` of 16 rows, src_pitch apart, as inputs of products, rounded: dst[block][part][pair of terms][row], of so
   // many blocks of 32 terms; zeros where there are no more rows.
   void (*round_rows)(const float* src, i64 src_pitch, i64 rows, i64 blocks, std::uint32_t* dst);
+  // dst[i/16*vector_pitch + part*part_pitch + place*16 + i%16] of the numbers first[place*step + i] and
+  // second[place*step + i], either of which may be null and is zeros then, for i < columns; zeros up to a whole vector.
+  void (*cut_pairs)(const float* first, const float* second, i64 step, i64 places, i64 columns, std::uint32_t* dst,
+                    i64 vector_pitch, i64 part_pitch);
+  // dst[part*part_pitch + i] of first[i] and second[i], rounded, in whole vectors of i < length.
+  void (*round_pair)(const float* first, const float* second, i64 length, std::uint32_t* dst, i64 part_pitch);
   // A tile of weights, [column][row], to its three parts, [row][column], `apart` numbers from one to the next.
   void (*round)(const float* src, i64 columns, std::uint16_t* dst, i64 apart);
   void (*use)(int rows);  // makes this thread's tiles ready for so many rows; 0 gives them up

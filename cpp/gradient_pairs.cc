@@ -1,0 +1,379 @@
+#include "gradient_pairs.h"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "gradient_tiles.h"
+#include "plan.h"
+#include "scratch.h"
+
+namespace upscore {
+namespace {
+
+constexpr i64 kTwoTiles = 2 * kBf16Rows;  // channels
+constexpr i64 kMostChannels = 256;        // of a task
+constexpr i64 kFewChannels = 8;           // too few for a tile
+constexpr i64 kMostTaps = 256;
+constexpr i64 kMostAcross = 256;           // positions of a line
+constexpr i64 kMostLines = 64;             // of a tile
+constexpr i64 kGradientBytes = 640 << 10;  // of the parts of the output's gradient around one tile
+constexpr i64 kInputBytes = 320 << 10;     // of those of inputs
+constexpr i64 kSumBytes = 640 << 10;
+constexpr i64 kLineBytes = 256 << 10;  // of lines that are turned, or not rounded yet
+constexpr i64 kFarBytes = 4 << 20;
+
+// Cycles.
+constexpr double kProduct = 9;    // of a row with 16 columns, of 32 terms
+constexpr double kWait = 36;      // rows of products, before the next ones may be added to the same sums
+constexpr double kSum = 0.15;     // to add one to those of other tiles
+constexpr double kCut = 22;       // two vectors of the output's gradient
+constexpr double kCutFar = 44;    // that come from memory, channels last
+constexpr double kTurned = 0.8;   // a number of it, channels first
+constexpr double kTurnedFar = 2;  // that comes from memory
+constexpr double kRounded = 1.8;  // an input
+
+class Pairs final : public WeightGradient<float> {
+ public:
+  explicit Pairs(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
+    const Layer& layer = in_.layer;
+    for (std::size_t a = 1; a < kAxes; ++a)
+      for (i64 tap = 0; tap < layer.kernel[a]; ++tap) {
+        const i64 at = tap * layer.dilation[a], beside = at / layer.stride[a];
+        Residue& residue = residue_of(a, at % layer.stride[a]);
+        residue.beside = std::max(residue.beside, beside);
+        beside_[a] = std::max(beside_[a], beside);
+        widest_ = a == 2 ? std::max(widest_, residue.at) : 0;
+      }
+    if (beside_[1] > kMostLines || beside_[2] > kMostAcross) return;
+    far_ = in_.call.batch * layer.groups * layer.rows * in_.out_plane() * i64{sizeof(float)} > kFarBytes;
+    if (in_.call.in[1] == 1 && beside_[1] == 0) pieces_ = 2;
+    planes_ = layer.kernel[0] * static_cast<i64>(residues_[1].size() * residues_[2].size());
+    i64 best[3] = {};
+    double least = std::numeric_limits<double>::infinity();
+    for (i64 rows = kTwoTiles; rows < 2 * std::min(layer.rows, kMostChannels) || rows == kTwoTiles; rows *= 2)
+      for (i64 columns = kTwoTiles; columns < 2 * std::min(layer.cols, kMostChannels) || columns == kTwoTiles;
+           columns *= 2) {
+        double before = std::numeric_limits<double>::infinity();
+        for (i64 across = std::min(in_.call.in[2], pieces_ * kMostAcross); across > 0; across /= 2) {
+          if (!fit_tile(rows, columns, across)) continue;
+          const double cycles = cost_of_tile();
+          if (cycles > before) break;
+          before = cycles;
+          if (cycles < least) {
+            least = cycles;
+            best[0] = rows;
+            best[1] = columns;
+            best[2] = across;
+          }
+        }
+      }
+    usable_ = best[0] > 0 && fit_tile(best[0], best[1], best[2]);
+    if (!usable_) return;
+    tiles_.share(sizeof(float));
+    make_even();
+    this->tasks = tiles_.parts();
+    this->tiles = tiles_.tiles();
+    this->cost = cost_of_tile() + kTurnedSum * in_.numbers_per_position();
+  }
+
+  bool usable() const { return usable_; }
+
+  void compute(i64 task, i64 first_tile, i64 last_tile, float* grad_w) const override {
+    const GradientTiles::Part part = tiles_.part(task);
+    const i64 sums = part.columns * in_.layer.taps() * width(part.rows);
+    const i64 gradients = ceil_div(part.rows, kBf16Rows) * kBf16Parts * part_pitch();
+    const i64 inputs = kBf16Parts * part.columns * input_pitch(), lines = std::max(turned_lines(), input_lines());
+    float* const sum = scratch<float>(static_cast<std::size_t>(sums + gradients + inputs + lines));
+    auto* const gradient = reinterpret_cast<std::uint32_t*>(sum + sums);
+    auto* const input = gradient + gradients;
+    float* const line = sum + sums + gradients + inputs;
+    for (i64 tile = first_tile; tile < last_tile; ++tile) {
+      const GradientTiles::Tile at = tiles_.tile(tile);
+      cut_gradient(part, at, line, gradient);
+      round_inputs(part, at, line, input);
+      multiply(part, gradient, input, tile > first_tile, sum);
+    }
+    in_.kernels.bf16->use(0);
+    if (first_tile == last_tile) std::fill_n(sum, sums, 0.0f);
+    put(part, sum, grad_w);
+  }
+
+ private:
+  // Of a stride, that taps come to, and how far from a tile's positions they reach then.
+  struct Residue {
+    i64 at, beside;
+  };
+  // Of the output's gradient, where a line's first place would be, if it exists, and along the row.
+  struct Row {
+    const float* from;
+    i64 first;
+  };
+  Residue& residue_of(std::size_t axis, i64 at) {
+    std::vector<Residue>& all = residues_[axis];
+    const auto same = [&](const Residue& r) { return r.at == at; };
+    const auto found = std::find_if(all.begin(), all.end(), same);
+    return found != all.end() ? *found : all.emplace_back(Residue{at, 0});
+  }
+
+  // A line holds the positions of a row, or of each half of the only one, and those beside it that taps reach; those of
+  // the second half are the others of pairs. A plane holds those of one residue of the stride, or one tap of the first
+  // axis.
+  i64 span() const { return ceil_div(tiles_.across, pieces_); }
+  i64 line() const { return span() + beside_[2]; }
+  i64 lines_of_image() const { return tiles_.down * pieces_ + beside_[1]; }
+  i64 half() const { return ceil_div(tiles_.images * lines_of_image() - beside_[1], 2); }
+  i64 pairs() const { return round_up(half() * line() - beside_[2], kBf16Rows); }
+  i64 plane() const { return pairs() + beside_[1] * line() + beside_[2]; }
+  // In words; all but one of them an odd number of cache lines.
+  i64 part_pitch() const { return (planes_ * plane() | 1) * kBf16Rows; }
+  i64 input_pitch() const { return (pairs() / kBf16Rows | 1) * kBf16Rows; }
+  static i64 width(i64 rows) { return (ceil_div(rows, kBf16Rows) | 1) * kBf16Rows; }
+  // Numbers: of two rows of the output's gradient, turned, and of inputs before they are rounded.
+  i64 across_turned() const { return (line() - 1) * in_.layer.stride[2] + widest_ + 1; }
+  i64 turned_pitch() const { return round_up(tiles_.row_chunk, kBf16Rows); }
+  i64 turned_lines() const { return in_.call.writes_last ? 0 : 2 * across_turned() * turned_pitch(); }
+  i64 input_lines() const { return kBf16Rows * (2 * pairs() + kBf16Rows); }
+
+  // The tallest tile for so many channels, so wide at most.
+  bool fit_tile(i64 rows, i64 columns, i64 across) {
+    const Call& call = in_.call;
+    tiles_.row_chunk = std::min(rows, in_.layer.rows);
+    tiles_.column_chunk = std::min(columns, in_.layer.cols);
+    tiles_.images = 1;
+    tiles_.down = std::min<i64>(2, call.in[1]);
+    tiles_.across = piece(call.in[2], across);
+    auto fits = [&] {
+      const i64 vectors = ceil_div(tiles_.row_chunk, kBf16Rows);
+      return half() <= kMostLines && vectors * kBf16Parts * part_pitch() * 4 <= kGradientBytes &&
+             tiles_.column_chunk * kBf16Parts * input_pitch() * 4 <= kInputBytes &&
+             std::max(turned_lines(), input_lines()) * 4 <= kLineBytes;
+    };
+    if (tiles_.column_chunk * in_.layer.taps() * width(tiles_.row_chunk) * 4 > kSumBytes || !fits()) return false;
+    auto grow = [&](i64& size, i64 most) {
+      while (size < most && (++size, fits())) {
+      }
+      if (!fits()) --size;
+      size = piece(most, size);
+    };
+    grow(tiles_.down, call.in[1]);
+    make_even();
+    if (tiles_.down == call.in[1] && tiles_.across == call.in[2] && call.in[0] == 1) grow(tiles_.images, call.batch);
+    return tiles_.down * tiles_.images * pieces_ > 1;
+  }
+
+  void make_even() {
+    if (tiles_.down > 1 && tiles_.down < in_.call.in[1]) tiles_.down = tiles_.down / 2 * 2;
+  }
+
+  // Per position and group.
+  double cost_of_tile() const {
+    const Layer& layer = in_.layer;
+    auto number = [](i64 n) { return static_cast<double>(n); };
+    const i64 vectors = ceil_div(layer.rows, kBf16Rows);
+    double products = 0;  // of 32 terms
+    for (i64 column = 0; column < layer.cols; column += kTwoTiles) {
+      const i64 columns = std::min(kTwoTiles, layer.cols - column);
+      const i64 passes = ceil_div(vectors, columns > kBf16Rows ? 2 : 3);
+      products += kProduct * std::max(number(columns * vectors), kWait * number(passes));
+    }
+    products *= number(layer.taps() * pairs() / kBf16Rows);
+    const double sums = kSum * number(layer.taps() * layer.cols * vectors * kBf16Rows);
+    i64 lines = 0;
+    for (const Residue& r : residues_[1]) lines += half() + r.beside;
+    lines *= layer.kernel[0] * tiles_.column_chunks();
+    double gradient = (far_ && in_.call.writes_last ? kCutFar : kCut) *
+                      number(lines * vectors * line() * static_cast<i64>(residues_[2].size()));
+    if (!in_.call.writes_last)
+      gradient += (far_ ? kTurnedFar : kTurned) * number(2 * lines * across_turned() * layer.rows);
+    const double input = kRounded * number(tiles_.row_chunks() * layer.cols * 2 * pairs());
+    return (products + sums + gradient + input) / number(tiles_.across * tiles_.down * tiles_.images);
+  }
+
+  // gradient[vector of channels][part][plane][line][position][channel] of this line and the one half of them later,
+  // zeros outside of the output.
+  void cut_gradient(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* turned,
+                    std::uint32_t* gradient) const {
+    const Layer& layer = in_.layer;
+    const Size &out = in_.call.out, &lo = in_.call.lo;
+    const i64 vectors = ceil_div(part.rows, kBf16Rows), vector_pitch = kBf16Parts * part_pitch();
+    auto clear = [&](std::uint32_t* to, i64 places) {
+      for (i64 v = 0; v < vectors; ++v)
+        for (i64 p = 0; p < kBf16Parts; ++p)
+          std::fill_n(to + v * vector_pitch + p * part_pitch(), places * kBf16Rows, 0u);
+    };
+    const i64 step = layer.stride[2], pixel = in_.call.writes_last ? layer.groups * layer.rows : turned_pitch();
+    std::uint32_t* of_plane = gradient;
+    for (i64 tap = 0; tap < layer.kernel[0]; ++tap)
+      for (const Residue& down : residues_[1]) {
+        const i64 z = at.first[0] * layer.stride[0] + tap * layer.dilation[0] - lo[0], lines = half() + down.beside;
+        auto row_of = [&](i64 index, float* turned_row) {
+          const i64 n = index / lines_of_image(), r = index % lines_of_image();
+          const i64 y = (at.first[1] + r / pieces_) * layer.stride[1] + down.at - lo[1];
+          const i64 first = (at.first[2] + r % pieces_ * span()) * step - lo[2];
+          if (n >= at.images || z < 0 || z >= out[0] || y < 0 || y >= out[1]) return Row{nullptr, first};
+          const Image<float> image = in_.gradient(at.image + n, part.group * layer.rows + part.row);
+          const float* const row = image.first + (z * out[1] + y) * out[2] * image.step();
+          if (in_.call.writes_last) return Row{row + first * image.step(), first};
+          const i64 begin = std::max<i64>(first, 0), end = std::min(first + across_turned(), out[2]);
+          if (begin < end)
+            in_.kernels.transpose(row + begin, image.end, in_.out_plane(), part.rows, end - begin, nullptr,
+                                  turned_row + (begin - first) * turned_pitch(), turned_pitch());
+          return Row{turned_row, first};
+        };
+        float* const other = turned + across_turned() * turned_pitch();
+        for (i64 q = 0; q < lines; ++q) {
+          const Row rows[2] = {row_of(q, turned), row_of(q + half(), other)};
+          std::uint32_t* to = of_plane + q * line() * kBf16Rows;
+          for (const Residue& across : residues_[2]) {
+            // Of each row, the places [begin, end) exist.
+            i64 begin[2] = {}, end[2] = {}, cut[6] = {0, line()};
+            for (int i = 0; i < 2; ++i) {
+              const i64 x = rows[i].first + across.at;
+              if (rows[i].from) begin[i] = std::clamp<i64>(ceil_div(-x, step), 0, line());
+              if (rows[i].from) end[i] = std::clamp<i64>(ceil_div(out[2] - x, step), begin[i], line());
+              cut[2 + i] = begin[i];
+              cut[4 + i] = end[i];
+            }
+            std::sort(std::begin(cut), std::end(cut));
+            for (int i = 0; i + 1 < 6; ++i) {
+              auto from = [&](int row) {
+                const bool inside = begin[row] <= cut[i] && cut[i + 1] <= end[row];
+                return inside ? rows[row].from + (across.at + cut[i] * step) * pixel : nullptr;
+              };
+              if (cut[i] < cut[i + 1])
+                in_.kernels.bf16->cut_pairs(from(0), from(1), step * pixel, cut[i + 1] - cut[i], part.rows,
+                                            to + cut[i] * kBf16Rows, vector_pitch, part_pitch());
+            }
+            if (q + 1 == lines)  // what blocks of terms read besides
+              clear(to + line() * kBf16Rows, pairs() + down.beside * line() + beside_[2] - lines * line());
+            to += plane() * kBf16Rows;
+          }
+        }
+        of_plane += static_cast<i64>(residues_[2].size()) * plane() * kBf16Rows;
+      }
+  }
+
+  // inputs[part][channel][line][position], as pairs, zeros beside the positions.
+  void round_inputs(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* lines,
+                    std::uint32_t* inputs) const {
+    const Layer& layer = in_.layer;
+    const Size& in = in_.call.in;
+    const i64 pitch = 2 * pairs() + kBf16Rows;
+    for (i64 c = 0; c < part.columns; c += kBf16Rows) {
+      const i64 here = std::min<i64>(kBf16Rows, part.columns - c);
+      std::fill_n(lines, here * pitch, 0.0f);
+      for (i64 n = 0; n < at.images; ++n) {
+        const Image<float> image = in_.input(at.image + n, part.group * layer.cols + part.column + c);
+        for (i64 r = 0; r < at.down * pieces_; ++r) {
+          const i64 index = n * lines_of_image() + r, across = r % pieces_ * span();
+          const i64 place = index < half() ? index * line() : pairs() + (index - half()) * line();
+          const i64 position = ((at.first[0] * in[1] + at.first[1] + r / pieces_) * in[2]) + at.first[2] + across;
+          const i64 length = std::min(span(), at.across - across);
+          if (length <= 0) continue;
+          const float* const from = image.first + position * image.step();
+          if (in_.call.reads_last)
+            in_.kernels.transpose(from, image.end, image.step(), length, here, nullptr, lines + place, pitch);
+          else
+            for (i64 i = 0; i < here; ++i) std::copy_n(from + i * in_.in_plane(), length, lines + place + i * pitch);
+        }
+      }
+      for (i64 i = 0; i < here; ++i)
+        in_.kernels.bf16->round_pair(lines + i * pitch, lines + i * pitch + pairs(), pairs(),
+                                     inputs + (c + i) * input_pitch(), part.columns * input_pitch());
+    }
+  }
+
+  // sum[column][tap][row]
+  void multiply(const GradientTiles::Part& part, const std::uint32_t* gradient, const std::uint32_t* input,
+                bool accumulate, float* sum) const {
+    const i64 taps = in_.layer.taps(), none = 0, across = width(part.rows);
+    Bf16Product p{};
+    p.w_row = 2 * input_pitch();
+    p.w_tile = kBf16Rows * p.w_row;
+    p.w_part = part.columns * p.w_row;
+    p.w_block = kBf16Terms;
+    p.x_tap = p.w_tap = &none;
+    p.x = gradient;
+    p.x_row = kBf16Rows;
+    p.x_part = part_pitch();
+    p.x_vector = kBf16Parts * part_pitch();
+    p.x_block = kBf16Rows * kBf16Rows;
+    p.taps = 1;
+    p.blocks = pairs() / kBf16Rows;
+    p.vectors = ceil_div(part.rows, kBf16Rows);
+    p.c_stride = taps * across;
+    p.accumulate = accumulate;
+    i64 w_offset[kMostTaps] = {}, x_offset[kMostTaps], c_offset[kMostTaps];
+    for (i64 tap = 0; tap < taps; ++tap) {
+      x_offset[tap] = place_of(tap) * kBf16Rows;
+      c_offset[tap] = tap * across;
+    }
+    p.products = taps;
+    p.w_offset = w_offset;
+    p.x_offset = x_offset;
+    p.c_offset = c_offset;
+    for (i64 column = 0; column < part.columns; column += kTwoTiles) {
+      p.rows = static_cast<int>(std::min(kTwoTiles, part.columns - column));
+      in_.kernels.bf16->use(p.rows);
+      p.w = reinterpret_cast<const std::uint16_t*>(input + column * input_pitch());
+      p.c = sum + column * p.c_stride;
+      in_.kernels.bf16->product(p);
+    }
+  }
+
+  // Of what a tap reads for a tile's first position.
+  i64 place_of(i64 tap) const {
+    const Layer& layer = in_.layer;
+    const i64 across = tap % layer.kernel[2] * layer.dilation[2];
+    const i64 down = tap / layer.kernel[2] % layer.kernel[1] * layer.dilation[1];
+    auto residue = [&](std::size_t a, i64 at) {
+      const auto same = [&](const Residue& r) { return r.at == at % layer.stride[a]; };
+      return std::find_if(residues_[a].begin(), residues_[a].end(), same) - residues_[a].begin();
+    };
+    const i64 first = tap / (layer.kernel[1] * layer.kernel[2]) * static_cast<i64>(residues_[1].size());
+    const i64 index = (first + residue(1, down)) * static_cast<i64>(residues_[2].size()) + residue(2, across);
+    return index * plane() + down / layer.stride[1] * line() + across / layer.stride[2];
+  }
+
+  // sum[column][tap][row] -> grad_w[column][row][tap]
+  void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const {
+    const Layer& layer = in_.layer;
+    const i64 taps = layer.taps(), across = width(part.rows);
+    const RowPart whole{0, 0, part.rows * taps, 0};
+    for (i64 c = 0; c < part.columns; ++c, sum += taps * across) {
+      float* const to = grad_w + ((part.group * layer.cols + part.column + c) * layer.rows + part.row) * taps;
+      in_.kernels.interleave(sum, across, taps, &whole, 1, nullptr, 0, to, false);
+    }
+  }
+
+  const GradientInputs<float> in_;
+  GradientTiles tiles_;
+  std::vector<Residue> residues_[kAxes];
+  i64 beside_[kAxes] = {};  // positions beside a tile's that taps reach
+  i64 widest_ = 0;          // residue along rows
+  i64 planes_ = 1, pieces_ = 1;
+  bool far_ = false;  // the output's gradient does not stay in a core's cache
+  bool usable_ = false;
+};
+
+}  // namespace
+
+template <typename T>
+std::unique_ptr<WeightGradient<T>> gradient_pairs(const GradientInputs<T>& inputs) {
+  if constexpr (std::is_same_v<T, float>) {
+    const Layer& layer = inputs.layer;
+    if (!inputs.kernels.bf16 || inputs.call.batch == 0 || inputs.in_plane() == 0 || layer.rows < kFewChannels ||
+        layer.cols < kFewChannels || layer.taps() > kMostTaps)
+      return nullptr;
+    auto way = std::make_unique<Pairs>(inputs);
+    if (way->usable()) return way;
+  }
+  return nullptr;
+}
+
+template std::unique_ptr<WeightGradient<float>> gradient_pairs<float>(const GradientInputs<float>&);
+template std::unique_ptr<WeightGradient<double>> gradient_pairs<double>(const GradientInputs<double>&);
+
+}  // namespace upscore
