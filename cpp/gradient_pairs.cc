@@ -16,6 +16,7 @@ constexpr i64 kTwoTiles = 2 * kBf16Rows;  // channels
 constexpr i64 kMostChannels = 256;        // of a task
 constexpr i64 kFewChannels = 8;           // too few for a tile
 constexpr i64 kMostTaps = 256;
+constexpr i64 kMostStride = 4096;          // along rows
 constexpr i64 kMostAcross = 256;           // positions of a line
 constexpr i64 kMostLines = 64;             // of a tile
 constexpr i64 kGradientBytes = 640 << 10;  // of the parts of the output's gradient around one tile
@@ -365,7 +366,7 @@ std::unique_ptr<WeightGradient<T>> gradient_pairs(const GradientInputs<T>& input
   if constexpr (std::is_same_v<T, float>) {
     const Layer& layer = inputs.layer;
     if (!inputs.kernels.bf16 || inputs.call.batch == 0 || inputs.in_plane() == 0 || layer.rows < kFewChannels ||
-        layer.cols < kFewChannels || layer.taps() > kMostTaps)
+        layer.cols < kFewChannels || layer.taps() > kMostTaps || layer.stride[2] > kMostStride)
       return nullptr;
     auto way = std::make_unique<Pairs>(inputs);
     if (way->usable()) return way;
