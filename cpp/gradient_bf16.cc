@@ -5,28 +5,21 @@
 #include <type_traits>
 #include <vector>
 
-#include "gradient_tiles.h"
+#include "gradient_parts.h"
 #include "plan.h"
 #include "scratch.h"
 
 namespace upscore {
 namespace {
 
-constexpr i64 kPair = 2 * kBf16Rows;  // channels of two tiles
-constexpr i64 kMostChannels = 256;    // of a task
-constexpr i64 kFewChannels = 12;      // too few for a tile
-constexpr i64 kCopied = 4;            // channels of the output's gradient that are copied and cut at once
-constexpr i64 kMostTaps = 256;
+constexpr i64 kFewChannels = 12;           // too few for a tile
+constexpr i64 kCopied = 4;                 // channels of the output's gradient that are copied and cut at once
 constexpr i64 kTerms = 512;                // positions of a tile
 constexpr i64 kGradientBytes = 640 << 10;  // of the parts of the output's gradient around one tile
 constexpr i64 kInputBytes = 384 << 10;     // of those of inputs
 constexpr i64 kSumBytes = 768 << 10;
 
 // Cycles.
-constexpr double kProduct = 9;      // of a row with 16 columns, of 32 terms
-constexpr double kWait = 36;        // rows of products, before the next ones may be added to the same sums
-constexpr double kShifted = 4.6;    // a row that begins within a cache line, for one or two products
-constexpr double kSum = 0.15;       // to add one to those of other tiles
 constexpr double kRun = 7;          // to begin with a line of a channel
 constexpr double kCut = 0.8;        // a number of the output's gradient, copied and cut
 constexpr double kCutApart = 0.95;  // where the stride leaves others between them
@@ -34,22 +27,16 @@ constexpr double kRounded = 1.4;    // an input
 
 class MatrixUnit final : public WeightGradient<float> {
  public:
-  explicit MatrixUnit(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
+  explicit MatrixUnit(const GradientInputs<float>& inputs)
+      : in_(inputs), tiles_(in_.layer, in_.call), taps_(in_.layer) {
     const Layer& layer = in_.layer;
-    for (std::size_t a = 1; a < kAxes; ++a)
-      for (i64 tap = 0; tap < layer.kernel[a]; ++tap) {
-        const i64 at = tap * layer.dilation[a];
-        if (std::find(residues_[a].begin(), residues_[a].end(), at % layer.stride[a]) == residues_[a].end())
-          residues_[a].push_back(at % layer.stride[a]);
-        beside_[a] = std::max(beside_[a], at / layer.stride[a]);
-      }
-    if (beside_[1] > kTerms || beside_[2] > kTerms) return;
-    planes_ = layer.kernel[0] * static_cast<i64>(residues_[1].size() * residues_[2].size());
+    if (taps_.beside[1] > kTerms || taps_.beside[2] > kTerms) return;
     i64 best_rows = 0, best_columns = 0;
     double least = std::numeric_limits<double>::infinity();
-    for (i64 rows = kPair; rows <= round_up(std::min(layer.rows, kMostChannels), kPair); rows += kPair)
-      for (i64 columns = kPair; columns <= round_up(std::min(layer.cols, kMostChannels), kPair); columns += kPair) {
-        if (piece(layer.rows, rows) <= rows - kPair || piece(layer.cols, columns) <= columns - kPair) continue;
+    for (i64 rows = kTwoTiles; rows <= round_up(std::min(layer.rows, kMostPartsChannels), kTwoTiles); rows += kTwoTiles)
+      for (i64 columns = kTwoTiles; columns <= round_up(std::min(layer.cols, kMostPartsChannels), kTwoTiles);
+           columns += kTwoTiles) {
+        if (piece(layer.rows, rows) <= rows - kTwoTiles || piece(layer.cols, columns) <= columns - kTwoTiles) continue;
         if (layer.taps() * rows * sum_pitch(columns) * i64{sizeof(float)} > kSumBytes) continue;
         if (!fit_tile(rows, columns)) continue;
         const double cycles = cost_of_tile();
@@ -89,12 +76,12 @@ class MatrixUnit final : public WeightGradient<float> {
  private:
   // A line holds the positions of a row, and those beside it that taps reach; a plane, those of one residue of the
   // stride, or one tap of the first axis.
-  i64 line() const { return tiles_.across + beside_[2]; }
-  i64 places() const { return tiles_.images * (tiles_.down + beside_[1]) * line(); }
+  i64 line() const { return tiles_.across + taps_.beside[2]; }
+  i64 places() const { return tiles_.images * (tiles_.down + taps_.beside[1]) * line(); }
   i64 plane() const { return round_up(places(), kBf16Terms); }
-  i64 terms_of_tile() const { return round_up(places() - beside_[1] * line() - beside_[2], kBf16Terms); }
+  i64 terms_of_tile() const { return round_up(places() - taps_.beside[1] * line() - taps_.beside[2], kBf16Terms); }
   // Numbers of a channel: an odd number of cache lines, and zeros behind the last that may be read.
-  i64 gradient_pitch() const { return ((planes_ * plane() + 2 * kBf16Terms) / kBf16Terms | 1) * kBf16Terms; }
+  i64 gradient_pitch() const { return ((taps_.planes() * plane() + 2 * kBf16Terms) / kBf16Terms | 1) * kBf16Terms; }
 
   // An odd number of cache lines of sums.
   static i64 sum_pitch(i64 columns) { return (ceil_div(columns, kBf16Rows) | 1) * kBf16Rows; }
@@ -113,14 +100,8 @@ class MatrixUnit final : public WeightGradient<float> {
       if (tiles_.across == 1) return false;
     tiles_.across = piece(call.in[2], tiles_.across);
     if (tiles_.across < call.in[2]) return true;
-    auto grow = [&](i64& size, i64 most) {
-      while (size < most && (++size, fits())) {
-      }
-      if (!fits()) --size;
-      size = piece(most, size);
-    };
-    grow(tiles_.down, call.in[1]);
-    if (tiles_.down == call.in[1] && call.in[0] == 1) grow(tiles_.images, call.batch);
+    grow(tiles_.down, call.in[1], fits);
+    if (tiles_.down == call.in[1] && call.in[0] == 1) grow(tiles_.images, call.batch, fits);
     return true;
   }
 
@@ -129,17 +110,12 @@ class MatrixUnit final : public WeightGradient<float> {
     const Layer& layer = in_.layer;
     auto number = [](i64 n) { return static_cast<double>(n); };
     const double positions = number(tiles_.across * tiles_.down * tiles_.images);
-    const i64 vectors = ceil_div(layer.cols, kBf16Rows);
-    double products = 0;  // of 32 terms, and the sums of all
-    for (i64 row = 0; row < layer.rows; row += kPair) {
-      const i64 rows = std::min(kPair, layer.rows - row), passes = ceil_div(vectors, rows > kBf16Rows ? 2 : 3);
-      products += kProduct * std::max(number(rows * vectors), kWait * number(passes));
-      if (beside_[1] + beside_[2] > 0) products += kShifted * number(rows * passes);
-    }
-    products *= number(layer.taps() * ceil_div(terms_of_tile(), kBf16Terms));
-    products += kSum * number(layer.taps() * layer.rows * vectors * kBf16Rows);
-    const double lines = number(tiles_.images * (tiles_.down + beside_[1]));
-    const double gradient = number(tiles_.column_chunks() * layer.rows * planes_) *
+    const bool shifted = taps_.beside[1] + taps_.beside[2] > 0;
+    const double products = parts_product_cycles(layer.rows, layer.cols, shifted) *
+                                number(layer.taps() * ceil_div(terms_of_tile(), kBf16Terms)) +
+                            kAddedSum * number(layer.taps() * layer.rows * round_up(layer.cols, kBf16Rows));
+    const double lines = number(tiles_.images * (tiles_.down + taps_.beside[1]));
+    const double gradient = number(tiles_.column_chunks() * layer.rows * taps_.planes()) *
                             ((layer.stride[2] > 1 ? kCutApart : kCut) * number(plane()) + kRun * lines);
     const double input = number(tiles_.row_chunks() * layer.cols) * (kRounded * number(terms_of_tile()) + kRun * lines);
     return (products + gradient + input) / positions;
@@ -156,12 +132,12 @@ class MatrixUnit final : public WeightGradient<float> {
     i64 place = 0;
     auto first = [&](std::size_t a) { return at.first[a] * layer.stride[a] - in_.call.lo[a]; };
     for (i64 tap = 0; tap < layer.kernel[0]; ++tap)
-      for (const i64 down : residues_[1])
-        for (const i64 across : residues_[2]) {
+      for (const TapPlanes::Residue& down : taps_.residues[1])
+        for (const TapPlanes::Residue& across : taps_.residues[2]) {
           for (i64 n = 0; n < tiles_.images; ++n)
-            for (i64 r = 0; r < tiles_.down + beside_[1]; ++r, place += line()) {
-              const i64 z = first(0) + tap * layer.dilation[0], y = first(1) + r * layer.stride[1] + down;
-              const i64 x = first(2) + across, step = layer.stride[2];
+            for (i64 r = 0; r < tiles_.down + taps_.beside[1]; ++r, place += line()) {
+              const i64 z = first(0) + tap * layer.dilation[0], y = first(1) + r * layer.stride[1] + down.at;
+              const i64 x = first(2) + across.at, step = layer.stride[2];
               const bool exists = n < at.images && z >= 0 && z < out[0] && y >= 0 && y < out[1];
               const i64 skip = exists ? std::clamp<i64>(ceil_div(-x, step), 0, line()) : line();
               const i64 stop = exists ? std::clamp<i64>(ceil_div(out[2] - x, step), skip, line()) : line();
@@ -193,7 +169,7 @@ class MatrixUnit final : public WeightGradient<float> {
     runs.clear();
     i64 place = 0;
     for (i64 n = 0; n < tiles_.images; ++n)
-      for (i64 r = 0; r < tiles_.down + beside_[1] && place < terms; ++r, place += line())
+      for (i64 r = 0; r < tiles_.down + taps_.beside[1] && place < terms; ++r, place += line())
         add_line(place, std::min(line(), terms - place), 0, n < at.images && r < at.down ? at.across : 0,
                  (at.image + n) * image + (at.first[0] * in[1] + at.first[1] + r) * in[2] + at.first[2], runs);
     if (place < terms) add_run({place, terms - place, Run::kZeros}, runs);
@@ -228,34 +204,21 @@ class MatrixUnit final : public WeightGradient<float> {
     p.vectors = ceil_div(part.columns, kBf16Rows);
     p.c_stride = layer.taps() * width;
     p.accumulate = accumulate;
-    i64 w_offset[kMostTaps], c_offset[kMostTaps];
+    i64 w_offset[kMostPartsTaps], c_offset[kMostPartsTaps];
     for (i64 tap = 0; tap < layer.taps(); ++tap) {
-      w_offset[tap] = place_of(tap);
+      w_offset[tap] = taps_.place_of(tap, plane(), line());
       c_offset[tap] = tap * width;
     }
     p.products = layer.taps();
     p.w_offset = w_offset;
     p.c_offset = c_offset;
-    for (i64 row = 0; row < part.rows; row += kPair) {
-      p.rows = static_cast<int>(std::min(kPair, part.rows - row));
+    for (i64 row = 0; row < part.rows; row += kTwoTiles) {
+      p.rows = static_cast<int>(std::min(kTwoTiles, part.rows - row));
       in_.kernels.bf16->use(p.rows);
       p.w = gradient + row * pitch;
       p.c = sum + row * layer.taps() * width;
       in_.kernels.bf16->product(p);
     }
-  }
-
-  // Of what a tap reads for a tile's first position, in a channel's gradient.
-  i64 place_of(i64 tap) const {
-    const Layer& layer = in_.layer;
-    const i64 across = tap % layer.kernel[2] * layer.dilation[2];
-    const i64 down = tap / layer.kernel[2] % layer.kernel[1] * layer.dilation[1];
-    auto residue = [&](std::size_t a, i64 at) {
-      return std::find(residues_[a].begin(), residues_[a].end(), at % layer.stride[a]) - residues_[a].begin();
-    };
-    const i64 first = tap / (layer.kernel[1] * layer.kernel[2]) * static_cast<i64>(residues_[1].size());
-    const i64 index = (first + residue(1, down)) * static_cast<i64>(residues_[2].size()) + residue(2, across);
-    return index * plane() + down / layer.stride[1] * line() + across / layer.stride[2];
   }
 
   // sum[row][tap][column] -> grad_w[column][row][tap]
@@ -270,9 +233,7 @@ class MatrixUnit final : public WeightGradient<float> {
 
   const GradientInputs<float> in_;
   GradientTiles tiles_;
-  std::vector<i64> residues_[kAxes];  // of the stride, that taps come to
-  i64 beside_[kAxes] = {};            // positions beside a tile's that taps reach
-  i64 planes_ = 1;
+  const TapPlanes taps_;
   bool usable_ = false;
 };
 
@@ -281,9 +242,7 @@ class MatrixUnit final : public WeightGradient<float> {
 template <typename T>
 std::unique_ptr<WeightGradient<T>> gradient_bf16(const GradientInputs<T>& inputs) {
   if constexpr (std::is_same_v<T, float>) {
-    const Layer& layer = inputs.layer;
-    if (!inputs.kernels.bf16 || inputs.call.batch == 0 || inputs.in_plane() == 0 || inputs.call.reads_last ||
-        inputs.call.writes_last || layer.rows < kFewChannels || layer.cols < kFewChannels || layer.taps() > kMostTaps)
+    if (!has_gradient_in_parts(inputs, kFewChannels) || inputs.call.reads_last || inputs.call.writes_last)
       return nullptr;
     auto way = std::make_unique<MatrixUnit>(inputs);
     if (way->usable()) return way;

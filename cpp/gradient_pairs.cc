@@ -3,19 +3,15 @@
 #include <algorithm>
 #include <limits>
 #include <type_traits>
-#include <vector>
 
-#include "gradient_tiles.h"
+#include "gradient_parts.h"
 #include "plan.h"
 #include "scratch.h"
 
 namespace upscore {
 namespace {
 
-constexpr i64 kTwoTiles = 2 * kBf16Rows;  // channels
-constexpr i64 kMostChannels = 256;        // of a task
-constexpr i64 kFewChannels = 8;           // too few for a tile
-constexpr i64 kMostTaps = 256;
+constexpr i64 kFewChannels = 8;            // too few for a tile
 constexpr i64 kMostStride = 4096;          // along rows
 constexpr i64 kMostAcross = 256;           // positions of a line
 constexpr i64 kMostLines = 64;             // of a tile
@@ -26,9 +22,6 @@ constexpr i64 kLineBytes = 256 << 10;  // of lines that are turned, or not round
 constexpr i64 kFarBytes = 4 << 20;
 
 // Cycles.
-constexpr double kProduct = 9;    // of a row with 16 columns, of 32 terms
-constexpr double kWait = 36;      // rows of products, before the next ones may be added to the same sums
-constexpr double kSum = 0.15;     // to add one to those of other tiles
 constexpr double kCut = 22;       // two vectors of the output's gradient
 constexpr double kCutFar = 44;    // that come from memory, channels last
 constexpr double kTurned = 0.8;   // a number of it, channels first
@@ -37,24 +30,16 @@ constexpr double kRounded = 1.8;  // an input
 
 class Pairs final : public WeightGradient<float> {
  public:
-  explicit Pairs(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call) {
+  explicit Pairs(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call), taps_(in_.layer) {
     const Layer& layer = in_.layer;
-    for (std::size_t a = 1; a < kAxes; ++a)
-      for (i64 tap = 0; tap < layer.kernel[a]; ++tap) {
-        const i64 at = tap * layer.dilation[a], beside = at / layer.stride[a];
-        Residue& residue = residue_of(a, at % layer.stride[a]);
-        residue.beside = std::max(residue.beside, beside);
-        beside_[a] = std::max(beside_[a], beside);
-        widest_ = a == 2 ? std::max(widest_, residue.at) : 0;
-      }
-    if (beside_[1] > kMostLines || beside_[2] > kMostAcross) return;
+    for (const TapPlanes::Residue& r : taps_.residues[2]) widest_ = std::max(widest_, r.at);
+    if (taps_.beside[1] > kMostLines || taps_.beside[2] > kMostAcross) return;
     far_ = in_.call.batch * layer.groups * layer.rows * in_.out_plane() * i64{sizeof(float)} > kFarBytes;
-    if (in_.call.in[1] == 1 && beside_[1] == 0) pieces_ = 2;
-    planes_ = layer.kernel[0] * static_cast<i64>(residues_[1].size() * residues_[2].size());
+    if (in_.call.in[1] == 1 && taps_.beside[1] == 0) pieces_ = 2;
     i64 best[3] = {};
     double least = std::numeric_limits<double>::infinity();
-    for (i64 rows = kTwoTiles; rows < 2 * std::min(layer.rows, kMostChannels) || rows == kTwoTiles; rows *= 2)
-      for (i64 columns = kTwoTiles; columns < 2 * std::min(layer.cols, kMostChannels) || columns == kTwoTiles;
+    for (i64 rows = kTwoTiles; rows < 2 * std::min(layer.rows, kMostPartsChannels) || rows == kTwoTiles; rows *= 2)
+      for (i64 columns = kTwoTiles; columns < 2 * std::min(layer.cols, kMostPartsChannels) || columns == kTwoTiles;
            columns *= 2) {
         double before = std::numeric_limits<double>::infinity();
         for (i64 across = std::min(in_.call.in[2], pieces_ * kMostAcross); across > 0; across /= 2) {
@@ -102,33 +87,23 @@ class Pairs final : public WeightGradient<float> {
   }
 
  private:
-  // Of a stride, that taps come to, and how far from a tile's positions they reach then.
-  struct Residue {
-    i64 at, beside;
-  };
   // Of the output's gradient, where a line's first place would be, if it exists, and along the row.
   struct Row {
     const float* from;
     i64 first;
   };
-  Residue& residue_of(std::size_t axis, i64 at) {
-    std::vector<Residue>& all = residues_[axis];
-    const auto same = [&](const Residue& r) { return r.at == at; };
-    const auto found = std::find_if(all.begin(), all.end(), same);
-    return found != all.end() ? *found : all.emplace_back(Residue{at, 0});
-  }
 
   // A line holds the positions of a row, or of each half of the only one, and those beside it that taps reach; those of
   // the second half are the others of pairs. A plane holds those of one residue of the stride, or one tap of the first
   // axis.
   i64 span() const { return ceil_div(tiles_.across, pieces_); }
-  i64 line() const { return span() + beside_[2]; }
-  i64 lines_of_image() const { return tiles_.down * pieces_ + beside_[1]; }
-  i64 half() const { return ceil_div(tiles_.images * lines_of_image() - beside_[1], 2); }
-  i64 pairs() const { return round_up(half() * line() - beside_[2], kBf16Rows); }
-  i64 plane() const { return pairs() + beside_[1] * line() + beside_[2]; }
+  i64 line() const { return span() + taps_.beside[2]; }
+  i64 lines_of_image() const { return tiles_.down * pieces_ + taps_.beside[1]; }
+  i64 half() const { return ceil_div(tiles_.images * lines_of_image() - taps_.beside[1], 2); }
+  i64 pairs() const { return round_up(half() * line() - taps_.beside[2], kBf16Rows); }
+  i64 plane() const { return pairs() + taps_.beside[1] * line() + taps_.beside[2]; }
   // In words; all but one of them an odd number of cache lines.
-  i64 part_pitch() const { return (planes_ * plane() | 1) * kBf16Rows; }
+  i64 part_pitch() const { return (taps_.planes() * plane() | 1) * kBf16Rows; }
   i64 input_pitch() const { return (pairs() / kBf16Rows | 1) * kBf16Rows; }
   static i64 width(i64 rows) { return (ceil_div(rows, kBf16Rows) | 1) * kBf16Rows; }
   // Numbers: of two rows of the output's gradient, turned, and of inputs before they are rounded.
@@ -152,15 +127,10 @@ class Pairs final : public WeightGradient<float> {
              std::max(turned_lines(), input_lines()) * 4 <= kLineBytes;
     };
     if (tiles_.column_chunk * in_.layer.taps() * width(tiles_.row_chunk) * 4 > kSumBytes || !fits()) return false;
-    auto grow = [&](i64& size, i64 most) {
-      while (size < most && (++size, fits())) {
-      }
-      if (!fits()) --size;
-      size = piece(most, size);
-    };
-    grow(tiles_.down, call.in[1]);
+    grow(tiles_.down, call.in[1], fits);
     make_even();
-    if (tiles_.down == call.in[1] && tiles_.across == call.in[2] && call.in[0] == 1) grow(tiles_.images, call.batch);
+    if (tiles_.down == call.in[1] && tiles_.across == call.in[2] && call.in[0] == 1)
+      grow(tiles_.images, call.batch, fits);
     return tiles_.down * tiles_.images * pieces_ > 1;
   }
 
@@ -173,19 +143,14 @@ class Pairs final : public WeightGradient<float> {
     const Layer& layer = in_.layer;
     auto number = [](i64 n) { return static_cast<double>(n); };
     const i64 vectors = ceil_div(layer.rows, kBf16Rows);
-    double products = 0;  // of 32 terms
-    for (i64 column = 0; column < layer.cols; column += kTwoTiles) {
-      const i64 columns = std::min(kTwoTiles, layer.cols - column);
-      const i64 passes = ceil_div(vectors, columns > kBf16Rows ? 2 : 3);
-      products += kProduct * std::max(number(columns * vectors), kWait * number(passes));
-    }
-    products *= number(layer.taps() * pairs() / kBf16Rows);
-    const double sums = kSum * number(layer.taps() * layer.cols * vectors * kBf16Rows);
+    const double products =
+        parts_product_cycles(layer.cols, layer.rows, false) * number(layer.taps() * pairs() / kBf16Rows);
+    const double sums = kAddedSum * number(layer.taps() * layer.cols * vectors * kBf16Rows);
     i64 lines = 0;
-    for (const Residue& r : residues_[1]) lines += half() + r.beside;
+    for (const TapPlanes::Residue& r : taps_.residues[1]) lines += half() + r.beside;
     lines *= layer.kernel[0] * tiles_.column_chunks();
-    double gradient = (far_ && in_.call.writes_last ? kCutFar : kCut) *
-                      number(lines * vectors * line() * static_cast<i64>(residues_[2].size()));
+    double gradient =
+        (far_ && in_.call.writes_last ? kCutFar : kCut) * number(lines * vectors * line() * taps_.count(2));
     if (!in_.call.writes_last)
       gradient += (far_ ? kTurnedFar : kTurned) * number(2 * lines * across_turned() * layer.rows);
     const double input = kRounded * number(tiles_.row_chunks() * layer.cols * 2 * pairs());
@@ -207,7 +172,7 @@ class Pairs final : public WeightGradient<float> {
     const i64 step = layer.stride[2], pixel = in_.call.writes_last ? layer.groups * layer.rows : turned_pitch();
     std::uint32_t* of_plane = gradient;
     for (i64 tap = 0; tap < layer.kernel[0]; ++tap)
-      for (const Residue& down : residues_[1]) {
+      for (const TapPlanes::Residue& down : taps_.residues[1]) {
         const i64 z = at.first[0] * layer.stride[0] + tap * layer.dilation[0] - lo[0], lines = half() + down.beside;
         auto row_of = [&](i64 index, float* turned_row) {
           const i64 n = index / lines_of_image(), r = index % lines_of_image();
@@ -227,7 +192,7 @@ class Pairs final : public WeightGradient<float> {
         for (i64 q = 0; q < lines; ++q) {
           const Row rows[2] = {row_of(q, turned), row_of(q + half(), other)};
           std::uint32_t* to = of_plane + q * line() * kBf16Rows;
-          for (const Residue& across : residues_[2]) {
+          for (const TapPlanes::Residue& across : taps_.residues[2]) {
             // Of each row, the places [begin, end) exist.
             i64 begin[2] = {}, end[2] = {}, cut[6] = {0, line()};
             for (int i = 0; i < 2; ++i) {
@@ -248,11 +213,11 @@ class Pairs final : public WeightGradient<float> {
                                             to + cut[i] * kBf16Rows, vector_pitch, part_pitch());
             }
             if (q + 1 == lines)  // what blocks of terms read besides
-              clear(to + line() * kBf16Rows, pairs() + down.beside * line() + beside_[2] - lines * line());
+              clear(to + line() * kBf16Rows, pairs() + down.beside * line() + taps_.beside[2] - lines * line());
             to += plane() * kBf16Rows;
           }
         }
-        of_plane += static_cast<i64>(residues_[2].size()) * plane() * kBf16Rows;
+        of_plane += taps_.count(2) * plane() * kBf16Rows;
       }
   }
 
@@ -306,9 +271,9 @@ class Pairs final : public WeightGradient<float> {
     p.vectors = ceil_div(part.rows, kBf16Rows);
     p.c_stride = taps * across;
     p.accumulate = accumulate;
-    i64 w_offset[kMostTaps] = {}, x_offset[kMostTaps], c_offset[kMostTaps];
+    i64 w_offset[kMostPartsTaps] = {}, x_offset[kMostPartsTaps], c_offset[kMostPartsTaps];
     for (i64 tap = 0; tap < taps; ++tap) {
-      x_offset[tap] = place_of(tap) * kBf16Rows;
+      x_offset[tap] = taps_.place_of(tap, plane(), line()) * kBf16Rows;
       c_offset[tap] = tap * across;
     }
     p.products = taps;
@@ -324,20 +289,6 @@ class Pairs final : public WeightGradient<float> {
     }
   }
 
-  // Of what a tap reads for a tile's first position.
-  i64 place_of(i64 tap) const {
-    const Layer& layer = in_.layer;
-    const i64 across = tap % layer.kernel[2] * layer.dilation[2];
-    const i64 down = tap / layer.kernel[2] % layer.kernel[1] * layer.dilation[1];
-    auto residue = [&](std::size_t a, i64 at) {
-      const auto same = [&](const Residue& r) { return r.at == at % layer.stride[a]; };
-      return std::find_if(residues_[a].begin(), residues_[a].end(), same) - residues_[a].begin();
-    };
-    const i64 first = tap / (layer.kernel[1] * layer.kernel[2]) * static_cast<i64>(residues_[1].size());
-    const i64 index = (first + residue(1, down)) * static_cast<i64>(residues_[2].size()) + residue(2, across);
-    return index * plane() + down / layer.stride[1] * line() + across / layer.stride[2];
-  }
-
   // sum[column][tap][row] -> grad_w[column][row][tap]
   void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const {
     const Layer& layer = in_.layer;
@@ -351,10 +302,9 @@ class Pairs final : public WeightGradient<float> {
 
   const GradientInputs<float> in_;
   GradientTiles tiles_;
-  std::vector<Residue> residues_[kAxes];
-  i64 beside_[kAxes] = {};  // positions beside a tile's that taps reach
-  i64 widest_ = 0;          // residue along rows
-  i64 planes_ = 1, pieces_ = 1;
+  const TapPlanes taps_;
+  i64 widest_ = 0;    // residue along rows
+  i64 pieces_ = 1;    // of a row
   bool far_ = false;  // the output's gradient does not stay in a core's cache
   bool usable_ = false;
 };
@@ -364,10 +314,7 @@ class Pairs final : public WeightGradient<float> {
 template <typename T>
 std::unique_ptr<WeightGradient<T>> gradient_pairs(const GradientInputs<T>& inputs) {
   if constexpr (std::is_same_v<T, float>) {
-    const Layer& layer = inputs.layer;
-    if (!inputs.kernels.bf16 || inputs.call.batch == 0 || inputs.in_plane() == 0 || layer.rows < kFewChannels ||
-        layer.cols < kFewChannels || layer.taps() > kMostTaps || layer.stride[2] > kMostStride)
-      return nullptr;
+    if (!has_gradient_in_parts(inputs, kFewChannels) || inputs.layer.stride[2] > kMostStride) return nullptr;
     auto way = std::make_unique<Pairs>(inputs);
     if (way->usable()) return way;
   }
