@@ -130,13 +130,14 @@ class Plan {
   }
 
   // Of as many images as the output has, of so many channels and numbers along each axis, that lie at an address. The
-  // output is (N, C, *axes), whatever its numbers lie like.
-  New<T> run_at(std::uintptr_t x, i64 channels, Size in, const Shape& shape, Size lo, int threads, bool reads_last,
-                bool writes_last) {
-    New<T> y = empty<T>(shape, writes_last);
+  // output is (N, C, *axes), whatever its numbers lie like; a DLPack capsule, of which a tensor is sooner made than of
+  // an array.
+  nb::object run_at(std::uintptr_t x, i64 channels, Size in, const Shape& shape, Size lo, int threads, bool reads_last,
+                    bool writes_last) {
+    nb::ndarray<T, nb::device::cpu> y(empty<T>(shape, writes_last));
     run_call({dim(y, 0), in, axes_of(y), lo, reads_last, writes_last}, channels, dim(y, 1), threads,
              reinterpret_cast<const T*>(x), y.data());
-    return y;
+    return nb::cast(std::move(y));
   }
 
   // Whether this call can read, and whether it can write, channels last, and nothing has to be turned for it.

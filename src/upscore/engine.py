@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,29 +177,25 @@ class Packed:
         self._plan.run(x, y, self._terms(x.shape[1:-1], geometry, size)[0], threads, True, True)
         return y
 
-    def run_at(
-        self,
-        address: int,
-        shape: tuple[int, ...],
-        geometry: Geometry,
-        size: tuple[int, ...],
-        threads: int,
-        reads_last: bool,
-        writes_last: bool,
-    ) -> Array:
-        """:meth:`run` of numbers at an address, which no array has to be made for, of up to three axes.
+    def call_at(
+        self, shape: tuple[int, ...], geometry: Geometry, size: tuple[int, ...], reads_last: bool, writes_last: bool
+    ) -> Callable[[int, int], object]:
+        """:meth:`run` of numbers at an address, which no array has to be made for, by so many threads.
 
-        ``shape`` is (N, C, *spatial), and so is the result's, however the numbers lie: those that are read, and those
-        that are written, channels last or first.
+        ``shape`` is (N, C, *spatial), of up to three axes, and so is the result's, however the numbers lie: those that
+        are read, and those that are written, channels last or first. The result is a DLPack capsule.
         """
-        result = (shape[0], self.channels, *size)
+        result, channels = (shape[0], self.channels, *size), shape[1]
         _check_can_be_held(result, self.dtype)
-        lo, n = self._terms(shape[2:], geometry, size)
-        try:
-            y: Array = self._plan.run_at(address, shape[1], n, result, lo, threads, reads_last, writes_last)
-        except MemoryError:
-            raise _no_room(result, self.dtype) from None
-        return y
+        (lo, n), run_at = self._terms(shape[2:], geometry, size), self._plan.run_at
+
+        def call(address: int, threads: int) -> object:
+            try:
+                return run_at(address, channels, n, result, lo, threads, reads_last, writes_last)
+            except MemoryError:
+                raise _no_room(result, self.dtype) from None
+
+        return call
 
     @staticmethod
     def _sizes(input_size: tuple[int, ...], size: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -270,6 +270,7 @@ def test_jit_trace_records_the_operator() -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is deprecated as a whole
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the traced sizes are constants
+        layer(x)  # a call that comes again is traced all the same
         traced = torch.jit.trace(layer, x)
     assert "upscore::conv_transpose" in str(traced.inlined_graph)
     torch.testing.assert_close(traced(2 * x), layer(2 * x))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from upscore import cpu, nn
 from upscore.geometry import Geometry
@@ -192,3 +193,86 @@ def test_weights_that_are_not_in_one_piece() -> None:
     for _ in range(2):
         torch.testing.assert_close(functional.conv_transpose1d(x, w), F.conv_transpose1d(x, w))
         whole.mul_(2)
+
+
+# --- calls that come again ---
+
+
+class Counting(TorchDispatchMode):
+    """Sees every operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.ConvTranspose2d, Tensor]:
+    """A layer and an input that it has seen, with which nothing is decided any more."""
+    layer, x = nn.ConvTranspose2d(2, 3, (3, 2), stride=2), torch.randn(2, 2, 4, 5)
+    with torch.no_grad():
+        layer(x)
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "pack", None)
+            patch.setattr(functional, "_settled", None)
+            torch.testing.assert_close(layer(x), exact(layer, x))
+    return layer, x
+
+
+def test_known_to_whoever_asks_for_the_same(known: tuple[nn.ConvTranspose2d, Tensor]) -> None:
+    layer, x = known
+    with torch.no_grad():
+        for other in (
+            x[:1],
+            x.to(memory_format=torch.channels_last),
+            x.transpose(2, 3).contiguous().transpose(2, 3),
+            x.repeat_interleave(2, dim=3)[..., ::2],
+            torch._neg_view(x),
+            x[0],
+        ):
+            for _ in range(2):
+                torch.testing.assert_close(layer(other), exact(layer, other))
+        with pytest.raises(RuntimeError, match="conv_transpose1d"):
+            functional.conv_transpose1d(x, layer.weight, layer.bias, 2)
+        y = functional.conv_transpose2d(x, layer.weight, layer.bias, [2, 2], (0, 0))
+        torch.testing.assert_close(y, exact(layer, x))
+        torch.testing.assert_close(
+            functional.conv_transpose2d(x, layer.weight, None, 2), F.conv_transpose2d(x, layer.weight, None, 2)
+        )
+
+
+def test_known_calls_are_still_recorded_and_still_seen(known: tuple[nn.ConvTranspose2d, Tensor]) -> None:
+    layer, x = known
+    assert layer(x).requires_grad
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype is torch.bfloat16
+        with Counting() as mode:
+            layer(x)
+        assert any("conv_transpose" in name for name in mode.seen)
+        _, tangent = torch.func.jvp(lambda t: layer(t), (x,), (x,))
+        torch.testing.assert_close(tangent, F.conv_transpose2d(x, layer.weight, None, 2))
+        torch.testing.assert_close(torch.func.vmap(lambda t: layer(t))(x), exact(layer, x))
+
+
+def test_known_calls_notice_changes(known: tuple[nn.ConvTranspose2d, Tensor]) -> None:
+    layer, x = known
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            assert parameter is not None
+            for change in CHANGES.values():
+                if parameter.dim() == 4 or change is not CHANGES["one element"]:
+                    change(parameter)
+                    torch.testing.assert_close(layer(x), exact(layer, x))
+
+
+def test_the_calls_that_are_known_are_few() -> None:
+    w = torch.randn(1, 1, 2)
+    for length in range(1, 200):
+        functional.conv_transpose1d(torch.ones(1, 1, length), w)
+    (entry,) = packing._entries.values()
+    assert 0 < len(entry.calls) <= packing._CALLS

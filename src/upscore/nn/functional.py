@@ -143,8 +143,13 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
     """The ``rank``-D transposed convolution of plain tensors."""
     if not isinstance(x, Tensor) or not isinstance(w, Tensor) or not (bias is None or isinstance(bias, Tensor)):
         raise _not_a_tensor(x, w, bias)
-    shapes = x.shape, w.shape, None if bias is None else bias.shape
     compiling = torch.compiler.is_compiling()
+    if not compiling:
+        terms = _as_key(terms)
+        known = native.again(x, w, bias, (rank, terms))
+        if known is not None:
+            return known
+    shapes = x.shape, w.shape, None if bias is None else bias.shape
     try:
         if compiling:
             geometry = settle(rank, *shapes, terms)
@@ -157,7 +162,7 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
     records = native.records(x, w, bias)
     if not compiling and native.is_plain(x, w, bias):
         if not records:
-            return native.conv_transpose(x, w, bias, geometry, size, terms.groups, keep=True)
+            return native.conv_transpose(x, w, bias, geometry, size, terms.groups, keep=True, asked=(rank, terms))
         recorded: Tensor = operators.Recorded.apply(x, w, bias, geometry, size, terms.groups)  # type: ignore[no-untyped-call]
         return recorded
     return _dispatch(x, w, bias, geometry, terms.groups, keep=not records or _is_exporting())
@@ -227,18 +232,20 @@ def _same(kernel: tuple[int, ...], n: Sequence[int], terms: Terms) -> Geometry:
     return Geometry(kernel, plain.stride, plain.dilation, crop).with_output_size(n, m)
 
 
+@functools.lru_cache(maxsize=1024)
 def _settled(rank: int, x: Any, w: Any, bias: Any, terms: Terms) -> tuple[Geometry, tuple[int, ...]]:
     """The geometry and the output's size, remembered."""
-    try:
-        return _remembered(rank, x, w, bias, terms)
-    except TypeError:  # lists are no keys; what has a wrong type fails again
-        return _remembered(rank, x, w, bias, Terms(*map(_frozen, terms)))
-
-
-@functools.lru_cache(maxsize=1024)
-def _remembered(rank: int, x: Any, w: Any, bias: Any, terms: Terms) -> tuple[Geometry, tuple[int, ...]]:
     geometry = settle(rank, x, w, bias, terms)
     return geometry, geometry.output_size(x[-rank:])
+
+
+def _as_key(terms: Terms) -> Terms:
+    """``terms``, which lists would keep from being one; what has a wrong type is found where it is used."""
+    try:
+        hash(terms)
+    except TypeError:
+        return Terms(*map(_frozen, terms))
+    return terms
 
 
 def _frozen(value: Any) -> Any:

@@ -6,19 +6,33 @@ dtype of the first argument, and its memory format as torch chooses it. Nothing 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.dlpack import from_dlpack
 
-from upscore import engine
+from upscore import cpu, engine
 from upscore.engine import Method
 from upscore.geometry import Geometry
-from upscore.nn.packing import CHANNELS_LAST, Form, array, is_last, is_whole, last_array, pack, plain
+from upscore.nn.packing import (
+    CHANNELS_LAST,
+    Form,
+    array,
+    find_call,
+    is_last,
+    is_whole,
+    keep_call,
+    last_array,
+    pack,
+    plain,
+)
 
 __all__ = [
+    "again",
     "conv_transpose",
     "gradients",
     "input_gradient",
@@ -49,14 +63,20 @@ def records(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
 def is_plain(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
     """Whether only numbers are wanted of this call: no mode, tracer, transform or autocast has to see it."""
     return (
-        type(x) is Tensor
-        and is_native(x)
+        _is_plain_input(x)
         and type(w) in _PLAIN
         and w.dtype is x.dtype
         and w.is_cpu
         and (bias is None or (type(bias) in _PLAIN and bias.dtype is x.dtype and bias.is_cpu))
+    )
+
+
+def _is_plain_input(x: Tensor) -> bool:
+    return (
+        type(x) is Tensor
+        and is_native(x)
         and not torch.is_autocast_enabled("cpu")
-        and not is_transformed()
+        and not _is_in_transform()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._get_tracing_state() is None
     )
@@ -64,8 +84,10 @@ def is_plain(x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
 
 def is_transformed() -> bool:
     """Inside forward-mode differentiation or a functorch transform (vmap, jvp, functionalize)."""
-    if torch.compiler.is_compiling():
-        return False
+    return not torch.compiler.is_compiling() and _is_in_transform()
+
+
+def _is_in_transform() -> bool:
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -99,9 +121,8 @@ def _run(
         numbers = plain(x).to(torch.float64 if packed.dtype == np.float64 else torch.float32)
     if not (reads or numbers.is_contiguous()):
         numbers = numbers.contiguous()
-    threads, last = torch.get_num_threads(), last and 0 not in size
-    y = packed.run_at(numbers.data_ptr(), x.shape, geometry, size, threads, reads, last)
-    return _cast(torch.from_numpy(y), x.dtype)
+    call = packed.call_at(x.shape, geometry, size, reads, last and 0 not in size)
+    return _cast(from_dlpack(call(numbers.data_ptr(), torch.get_num_threads())), x.dtype)
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -119,11 +140,33 @@ def conv_transpose(
     *,
     keep: bool,
     form: Form | None = None,
+    asked: Hashable = None,
 ) -> Tensor:
-    """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`."""
+    """T of ``x`` (N, C_in, *n), of spatial size ``size``; ``keep`` and ``form`` are those of :func:`pack`.
+
+    ``asked`` names the arguments but for tensors, if :func:`again` is to know the call.
+    """
     last, reads = _layout(x, w)
     packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=reads, x=x, size=size)
+    if asked is not None and x.dtype in _COMPUTED and (reads or x.is_contiguous()):
+        call = packed.call_at(x.shape, geometry, size, reads, last and 0 not in size)
+        keep_call(w, packed, _name(x, asked), call)
     return _run(packed, x, geometry, size, last, reads)
+
+
+def again(x: Tensor, w: Tensor, bias: Tensor | None, asked: Hashable) -> Tensor | None:
+    """A call like one before, which has nothing left to decide; None if there was none, or more is wanted of it.
+
+    Deciding takes longer than small layers do, most of all where their inputs have pushed it out of the caches.
+    """
+    if not _is_plain_input(x) or x.is_neg() or records(x, w, bias):
+        return None
+    call = find_call(w, bias, _name(x, asked))
+    return None if call is None else from_dlpack(call(x.data_ptr(), torch.get_num_threads()))
+
+
+def _name(x: Tensor, asked: Hashable) -> Hashable:
+    return asked, x.shape, x.stride(), x.dtype, cpu.active()
 
 
 def _numbers(t: Tensor, dtype: torch.dtype) -> Tensor:

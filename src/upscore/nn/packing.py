@@ -17,7 +17,8 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,16 +27,31 @@ from upscore import cpu
 from upscore.engine import Array, Method, Packed, channels_first
 from upscore.geometry import Geometry
 
-__all__ = ["CHANNELS_LAST", "Form", "array", "can_keep", "forget", "is_last", "is_whole", "last_array", "pack", "plain"]
+__all__ = [
+    "CHANNELS_LAST",
+    "Form",
+    "array",
+    "can_keep",
+    "find_call",
+    "forget",
+    "is_last",
+    "is_whole",
+    "keep_call",
+    "last_array",
+    "pack",
+    "plain",
+]
 
 _SAMPLE_ALL = 4096
 _SAMPLES = 128
+_CALLS = 64  # that are kept of one weight tensor
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _TO_LAST = {rank: (0, *range(2, rank), 1) for rank in CHANNELS_LAST}
 
 Form = Callable[[Array], Array]
 _Key = tuple[tuple[int, ...], tuple[int, ...], int, str, Form | None, bool]
+Call = Callable[[int, int], object]  # as of Packed.call_at
 
 
 class _Watch:
@@ -62,12 +78,27 @@ class _Watch:
         )
 
 
+class _Kept(NamedTuple):
+    """What is packed, and what it was packed from."""
+
+    weight: _Watch
+    bias: _Watch | None
+    packed: Packed
+
+    def holds(self, w: Tensor, bias: Tensor | None) -> bool:
+        """Whether it is what would be packed now."""
+        if not self.weight.unchanged(w):
+            return False
+        return bias is None if self.bias is None else bias is not None and self.bias.unchanged(bias)
+
+
 class _Entry:
-    """What is packed of one weight tensor."""
+    """What is packed of one weight tensor, and the calls that were computed with it."""
 
     def __init__(self, w: Tensor, gone: functools.partial[None]) -> None:
         self.weight = weakref.ref(w, gone)
-        self.packed: dict[_Key, tuple[_Watch, _Watch | None, Packed]] = {}
+        self.packed: dict[_Key, _Kept] = {}
+        self.calls: dict[Hashable, tuple[_Kept, Call]] = {}
 
 
 _lock = threading.RLock()  # a tensor may die, and call back, while we hold it
@@ -109,25 +140,46 @@ def pack(
     if not keep:
         return fresh(kept=False)
     key = geometry.stride, geometry.dilation, groups, cpu.active(), form, last
-    entry = _entries.get(id(w))
-    if entry is not None and entry.weight() is w:
-        found = entry.packed.get(key)
-        if found is not None:
-            of_weight, of_bias, packed = found
-            if of_weight.unchanged(w) and (of_bias is None if bias is None else of_bias and of_bias.unchanged(bias)):
-                return packed
+    entry = _entry(w)
+    found = entry and entry.packed.get(key)
+    if found and found.holds(w, bias):
+        return found.packed
     if not (can_keep(w) and (bias is None or can_keep(bias))):
         return fresh(kept=False)
     watches = _Watch(w), None if bias is None else _Watch(bias)  # before packing: a change meanwhile is noticed
     packed = fresh(kept=True)
     with _lock:
-        entry = _entries.get(id(w))
-        if entry is None or entry.weight() is not w:
+        entry = _entry(w)
+        if entry is None:
             entry = _entries[id(w)] = _Entry(w, functools.partial(_drop, id(w)))
         # What was packed for other strides or instruction sets stays only while it is of use.
-        entry.packed = {k: kept for k, kept in entry.packed.items() if kept[0].unchanged(w)}
-        entry.packed[key] = (*watches, packed)
+        entry.packed = {k: kept for k, kept in entry.packed.items() if kept.weight.unchanged(w)}
+        entry.packed[key] = _Kept(*watches, packed)
+        entry.calls.clear()
     return packed
+
+
+def _entry(w: Tensor) -> _Entry | None:
+    entry = _entries.get(id(w))
+    return entry if entry is not None and entry.weight() is w else None
+
+
+def find_call(w: Tensor, bias: Tensor | None, asked: Hashable) -> Call | None:
+    """What :func:`keep_call` kept under this name, if weights and bias have not changed since."""
+    entry = _entry(w)
+    found = entry and entry.calls.get(asked)
+    return found[1] if found and found[0].holds(w, bias) else None
+
+
+def keep_call(w: Tensor, packed: Packed, asked: Hashable, call: Call) -> None:
+    """Keep how ``packed``, if :func:`pack` has kept it, computes a call that comes again as ``asked``."""
+    with _lock:
+        entry = _entry(w)
+        kept = entry and next((kept for kept in entry.packed.values() if kept.packed is packed), None)
+        if entry and kept:
+            if len(entry.calls) >= _CALLS:
+                entry.calls.clear()
+            entry.calls[asked] = kept, call
 
 
 def can_keep(w: Tensor) -> bool:
