@@ -52,6 +52,7 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
   const double outputs = static_cast<double>(layer.rows * call.out[0]) * static_cast<double>(call.out[1] * call.out[2]);
   const bool alternate = layer.transposed && layer.stride[2] > 1 && !call.writes_last &&
                          outputs * target.number_bytes < static_cast<double>(Limits::stream_bytes);
+  const bool pairs = packings.direct.fused && layer.stride[2] == 2;  // which are written straight from registers
   const double direct = limit;
   double most = limit + (alternate ? kWritten * outputs : 0);
   auto consider = [&](const Packing& packing, std::shared_ptr<const Schedule>& schedule) {
@@ -59,7 +60,7 @@ Schedules fastest(const Layer& layer, const Target& target, const Packings& pack
     const double cycles =
         (packing.positions ? kPositionsSooner : 1) * plan_schedule(layer, image, packing, target, {}).cycles +
         bf16_packing(layer, packings, packing) / images + wait_directly;
-    if (cycles >= most) return;
+    if (cycles >= (packing.few && pairs ? limit : most)) return;
     most = cycles;
     limit = std::min(limit, cycles);
     plan = {};

@@ -228,9 +228,11 @@ class PackedVector {
           const i64 tap = c.tap[static_cast<std::size_t>(phase * c.taps + place)];
           const i64 before = (c.weights + (phase * vectors + vector) * kBf16Rows * c.taps) * padded;
           std::uint16_t* const to = packed + (before + (block * c.taps + place) * kBf16Tile) * kBf16Parts;
+          const float* const from = turned + (tap - first) * kBf16Rows;
+          auto* const words = reinterpret_cast<std::uint32_t*>(to);
           if (tap >= first && tap < first + count)
-            kernels_.bf16->round_pairs(turned + (tap - first) * kBf16Rows, count * kBf16Rows, columns, kBf16Rows,
-                                       reinterpret_cast<std::uint32_t*>(to), kBf16Rows);
+            packing_.few ? kernels_.bf16->round_few(from, count * kBf16Rows, columns, words)
+                         : kernels_.bf16->round_pairs(from, count * kBf16Rows, columns, kBf16Rows, words, kBf16Rows);
           else if (tap < 0 && first == 0)
             std::fill_n(to, kBf16Tile * kBf16Parts, std::uint16_t{0});
         }

@@ -17,7 +17,7 @@ double efficiency(i64 rows, int tile_rows) {
   return static_cast<double>(rows) / all;
 }
 
-constexpr i64 kFewColumns = 16;  // too few for the tiles of a matrix unit
+constexpr i64 kFewestColumns = 16, kFewestInLines = 8;  // for the tiles of a matrix unit; for lines of two parts
 
 // Fusing the phases gives products more rows, but multiplies the zeros that make their windows the same.
 template <typename Efficiency>
@@ -110,7 +110,9 @@ std::optional<Packing> plan_bf16_packing(const Layer& layer, const Target& targe
   Packing packing;
   packing.phases = phases_of(layer);
   const i64 vector_bytes = target.lanes * target.number_bytes;
-  if (!target.bf16 || layer.cols < kFewColumns || packing.phases * kBf16Rows * vector_bytes > Limits::sum_bytes)
+  packing.few = positions && layer.cols <= kBf16Few;
+  if (!target.bf16 || layer.cols < (packing.few ? kFewestInLines : kFewestColumns) ||
+      packing.phases * kBf16Rows * vector_bytes > Limits::sum_bytes)
     return std::nullopt;
   packing.bf16 = true;
   packing.positions = positions;

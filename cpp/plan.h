@@ -60,6 +60,7 @@ struct Packing {
   bool vectors = false;    // tiles are vectors of rows, for calls whose lanes run along channels, and for no others
   bool bf16 = false;       // in three bfloat16 parts, tiles of 16 rows by 32 columns
   bool positions = false;  // the same, where rows of tiles are positions: vectors of the rows of a phase
+  bool few = false;        // columns, then: lines hold two parts of them
   bool by_phase = false;   // fused rows are ordered by phase, not by channel, for writing channels last
   int tile_rows = 1;
   i64 rows = 0;     // of a group: the layer's, with zeros behind them up to a whole vector, if tiles are vectors

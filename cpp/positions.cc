@@ -158,14 +158,14 @@ class Execution {
 
   std::uint16_t* parts_of(float* panel) const { return reinterpret_cast<std::uint16_t*>(panel + schedule_.parts); }
 
-  // parts[block of 32 columns][part][place][column]
+  // parts[block of 32 columns][part][place][column], or lines of two parts of few columns
   void fill(PanelSource<float>& source, i64 group, const Reduction& r, float* panel) const {
     source.find_runs(r);
     const i64 columns = r.column_last - r.column_first, pixel = layer_.groups * layer_.cols;
     const i64 part = bf16_places(source.places()) * kBf16Terms, step = schedule_.axis[2].in_step * pixel;
     std::uint16_t* const parts = parts_of(panel);
     auto clear = [&](i64 place, i64 count) {
-      for (i64 i = 0; i < ceil_div(columns, kBf16Terms) * kBf16Parts; ++i)
+      for (i64 i = 0; i < (packing_.few ? 2 : ceil_div(columns, kBf16Terms) * kBf16Parts); ++i)
         std::fill_n(parts + i * part + place * kBf16Terms, count * kBf16Terms, std::uint16_t{0});
     };
     for (const Run& run : source.runs()) {
@@ -173,8 +173,10 @@ class Execution {
         clear(run.place, run.length);
         continue;
       }
-      kernels_.bf16->cut_places(x_ + run.source * pixel + group * layer_.cols + r.column_first, step, run.length,
-                                columns, parts + run.place * kBf16Terms, part, kBf16Parts * part);
+      const float* const from = x_ + run.source * pixel + group * layer_.cols + r.column_first;
+      std::uint16_t* const to = parts + run.place * kBf16Terms;
+      packing_.few ? kernels_.bf16->cut_few_places(from, step, run.length, columns, to, part)
+                   : kernels_.bf16->cut_places(from, step, run.length, columns, to, part, kBf16Parts * part);
       if (run.zeros > 0) clear(run.place + run.length, run.zeros);
     }
   }
@@ -190,7 +192,8 @@ class Execution {
       block.column_last = std::min(c + kBf16Terms, r.column_last);
       source.fill(x_ + group * layer_.cols * plane, end, plane, block, panel);
       const i64 places = source.places(), part = bf16_places(places) * kBf16Terms;
-      kernels_.bf16->cut_turned(panel, places, block.column_last - c, places, to, part);
+      (packing_.few ? kernels_.bf16->cut_few_turned : kernels_.bf16->cut_turned)(panel, places, block.column_last - c,
+                                                                                 places, to, part);
       to += kBf16Parts * part;
     }
   }
@@ -249,6 +252,7 @@ class Execution {
     p.x_row = kBf16Rows;
     p.x_part = kBf16Tile / 2;
     p.x_tap = x_tap;
+    p.few = packing_.few;
     p.blocks = ceil_div(r.column_last - r.column_first, kBf16Terms);
     p.c_stride = step_ * pitch_;
     p.accumulate = accumulate;

@@ -32,6 +32,8 @@ constexpr double kBf16Shifted = 0.38;  // where taps read at shifts, within cach
 constexpr double kBf16Weight = 0.25, kFarBf16Weight = 0.8;
 constexpr i64 kNearWeights = 1 << 20;              // bytes of them that stay in a core's cache
 constexpr double kCutPlaces = 5, kPutPlaces = 12;  // where rows are positions: a vector of inputs, of outputs
+constexpr double kCutFew = 10, kPutFew = 6;        // the same of few columns
+constexpr double kCutFewApart = 20;                // that do not follow each other
 constexpr double kTurnedInput = 4;                 // channels first
 constexpr double kFused = 0.85;   // of the estimate for phases in one product, which are faster than it says
 constexpr double kTurned = 0.5;   // an output of a small map, more than one that is written by rows
@@ -126,7 +128,7 @@ class Scheduler {
     });
     // Where phases have few taps in a wide window, their many columns leave room for fewer places.
     const i64 fit = Limits::panel_bytes / (packing_.columns * lanes_ * target_.number_bytes);
-    const i64 most = packing_.bf16 ? Limits::terms / kBf16Terms : Limits::offsets;
+    const i64 most = packing_.few ? 32 : packing_.bf16 ? Limits::terms / terms_of_tile() : Limits::offsets;
     places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, std::min(most, fit));
   }
 
@@ -148,6 +150,9 @@ class Scheduler {
     s_.far_weights = packing_.bf16 && layer_.cols * packing_.per_column * kBf16Bytes > kNearWeights;
     parts_ = layer_.groups * (s_.far_weights ? ceil_div(layer_.rows, align_) : 1);
   }
+
+  // Of a tap, that six products add; of few columns, three products.
+  i64 terms_of_tile() const { return packing_.few ? kBf16Few : kBf16Terms; }
 
   // Most vectors of positions whose sums fit, for the fewest channels and strips that a task can have.
   i64 most_vectors() const {
@@ -173,6 +178,7 @@ class Scheduler {
     return round_up(lines * std::min(packing_.columns, kBf16Terms) * width + 2 * lanes_, lanes_);
   }
   i64 parts_size(i64 lines, i64 width) const {
+    if (packing_.few) return bf16_places(lines * width) * kBf16Terms;
     if (packing_.positions) return bf16_places(lines * width) * round_up(packing_.columns, kBf16Terms) * kBf16Parts / 2;
     return bf16_pitch(lines * width) * round_up(packing_.columns, kBf16Terms) / 2 * kBf16Parts + 2 * lanes_;
   }
@@ -188,8 +194,9 @@ class Scheduler {
     const i64 step = s_.axis[2].in_step;
     const double strided = step == 1 ? 0 : kPick * static_cast<double>(std::min(step, lanes_));
     const bool in_place = packing_.positions && call_.reads_last;
-    const double cut = packing_.positions ? kCutPlaces + kTurnedInput : packing_.bf16 ? Cycles::cut : 0;
-    const double copy = in_place ? kCutPlaces : Cycles::copy + strided + cut;
+    const double cut_places = !packing_.few ? kCutPlaces : step == 1 ? kCutFew : kCutFewApart;
+    const double cut = packing_.positions ? cut_places + kTurnedInput : packing_.bf16 ? Cycles::cut : 0;
+    const double copy = in_place ? cut_places : Cycles::copy + strided + cut;
     // Every chunk of a tile copies its inputs again.
     const auto [chunk, strips] = most_of_task(vectors * lanes_);
     const double chunks = packing_.bf16 && !s_.far_weights
@@ -206,14 +213,15 @@ class Scheduler {
     if (!packing_.bf16)
       return static_cast<double>(taps_ * of_class) *
              (Cycles::product * static_cast<double>(vectors) + kWeightByte * target_.number_bytes);
-    const double filled = static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, kBf16Terms));
+    const double filled =
+        static_cast<double>(layer_.cols) / static_cast<double>(round_up(layer_.cols, terms_of_tile()));
     const double each = shifted && !packing_.positions ? kBf16Shifted : Cycles::bf16_product;
     const double weight = each * static_cast<double>(packing_.positions ? vectors : round_up(vectors, 2)) +
                           (s_.far_weights ? kFarBf16Weight : kBf16Weight);
-    const double written = packing_.positions
-                               ? kPutPlaces * static_cast<double>(packing_.rows * packing_.phases * vectors) /
-                                     static_cast<double>(layer_.cols)
-                               : 0;
+    const double written = packing_.positions ? (packing_.few ? kPutFew : kPutPlaces) *
+                                                    static_cast<double>(packing_.rows * packing_.phases * vectors) /
+                                                    static_cast<double>(layer_.cols)
+                                              : 0;
     return static_cast<double>(taps_ * round_up(of_class, kBf16Rows)) * weight / filled + written;
   }
 
@@ -360,7 +368,8 @@ class Scheduler {
                            : "each with its own taps in a window of ")
         << window << (window == 1 ? " input; " : " inputs; ");
     if (packing_.bf16)
-      why << "six products of bfloat16 parts by the matrix unit, in tiles of " << kBf16Rows
+      why << (packing_.few ? "three products of pairs" : "six products")
+          << " of bfloat16 parts by the matrix unit, in tiles of " << kBf16Rows
           << (packing_.positions ? " positions x " : " rows x ") << lanes_
           << (packing_.positions ? " rows x " : " positions x ") << kBf16Terms << " columns; a task computes ";
     else

@@ -151,6 +151,50 @@ inline void cut_turned(const float* src, i64 src_pitch, i64 rows, i64 places, st
   }
 }
 
+// Low and high parts of few columns, and high and middle ones.
+inline void split_few(Vector<float> v, Words (&line)[2]) {
+  Words part[kBf16Parts];
+  for (Words& p : part) {
+    p = high_part<false>(v);
+    v -= reinterpret_cast<Vector<float>>(p);
+  }
+  line[0] = Neighbours()(part[2], part[0]);
+  line[1] = Neighbours()(part[0], part[1]);
+}
+
+inline void cut_few_places(const float* src, i64 step, i64 places, i64 columns, std::uint16_t* dst, i64 line_pitch) {
+  for (; places > 0; --places, src += step, dst += kBf16Terms) {
+    Words line[2];
+    split_few(load_part(src, columns), line);
+    for (int i = 0; i < 2; ++i) std::memcpy(dst + i * line_pitch, &line[i], sizeof line[i]);
+  }
+}
+
+inline void cut_few_turned(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 line_pitch) {
+  constexpr int L = kLanes<float>;
+  for (i64 i = 0; i < places; i += L, dst += L * kBf16Terms) {
+    Vector<float> in[L], out[L];
+    for (int r = 0; r < L; ++r) in[r] = r < rows ? load(src + r * src_pitch + i) : Vector<float>{};
+    zip<float, L>(in, out);
+    for (int place = 0; place < L; ++place) {
+      Words line[2];
+      split_few(out[place], line);
+      for (int l = 0; l < 2; ++l) std::memcpy(dst + l * line_pitch + place * kBf16Terms, &line[l], sizeof line[l]);
+    }
+  }
+}
+
+inline void round_few(const float* src, i64 src_pitch, i64 rows, std::uint32_t* dst) {
+  constexpr int L = kLanes<float>;
+  constexpr i64 kPairs = kBf16Few / 2;
+  std::uint32_t parts[kBf16Parts * kBf16Tile / 2];
+  split_panel<true>(src, src_pitch, rows, L, parts, L);
+  for (const int part : {0, 2, 1, 0, 0, 1}) {
+    std::memcpy(dst, parts + part * kBf16Tile / 2, kPairs * L * sizeof *dst);
+    dst += kPairs * L;
+  }
+}
+
 inline void put_turned(const float* src, i64 src_pitch, i64 length, i64 rows, const float* bias, float* dst,
                        i64 dst_pitch, bool past_caches) {
   constexpr int L = kLanes<float>;
@@ -307,6 +351,20 @@ struct Bf16Tiles {
         const std::uint16_t* const w = of_block + p.w_tap[tap];
         const std::uint32_t* const at = x + p.x_tap[tap];
         ahead.fetch();
+        if (p.few) {
+          load_weights(p, w);
+          load_inputs(p, at);
+          multiply();
+          meanwhile();
+          load_weights(p, w + p.w_part);
+          load_inputs(p, at + p.x_part);
+          multiply();
+          meanwhile();
+          load_inputs(p, at + 2 * p.x_part);
+          multiply();
+          meanwhile();
+          continue;
+        }
         load_weights(p, w + 2 * p.w_part);
         load_inputs(p, at);
         multiply();
@@ -344,7 +402,7 @@ class LateRows {
   static constexpr int kPitch = 3 * kLanes<float>;
 
   explicit LateRows(const Bf16Product& p)
-      : p_(p), steps_(static_cast<int>(std::max<i64>(6 * p.taps * p.blocks, 1))), row_(p.rows) {}
+      : p_(p), steps_(static_cast<int>(std::max<i64>((p.few ? 3 : 6) * p.taps * p.blocks, 1))), row_(p.rows) {}
   ~LateRows() { write(p_.rows); }
   LateRows(const LateRows&) = delete;
   LateRows& operator=(const LateRows&) = delete;

@@ -115,9 +115,10 @@ inline void product_and_cut(const Bf16Product& p, Bf16Cut& next, i64 units) {
 }
 
 inline const Bf16Kernels* bf16_kernels() {
-  static constexpr Bf16Kernels all = {
-      split_panel<false>, split_panel<true>, cut_places,    cut_turned, put_turned,   cut_row,   round_rows,
-      cut_pairs,          round_pair,        round_weights, use_tiles,  bf16_product, cut_units, product_and_cut};
+  static constexpr Bf16Kernels all = {split_panel<false>, split_panel<true>, cut_places,    cut_turned, cut_few_places,
+                                      cut_few_turned,     round_few,         put_turned,    cut_row,    round_rows,
+                                      cut_pairs,          round_pair,        round_weights, use_tiles,  bf16_product,
+                                      cut_units,          product_and_cut};
   return &all;
 }
 

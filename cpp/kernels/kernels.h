@@ -108,6 +108,7 @@ constexpr i64 kBf16Parts = 3;
 constexpr i64 kBf16Bytes = kBf16Parts * i64{sizeof(std::uint16_t)};  // of a number
 constexpr i64 kBf16Terms = 32;                                       // that a tile adds
 constexpr i64 kBf16Tile = kBf16Rows * kBf16Terms;                    // numbers
+constexpr i64 kBf16Few = kBf16Terms / 2;  // columns of which two parts fill a line, so that three products are enough
 
 // Where products whose rows are positions go: each row to its place, or nowhere; of a vector, so many numbers, so far
 // from there, and what is added to them, unless null.
@@ -134,6 +135,7 @@ struct Bf16Product {
   const i64* x_tap;
   i64 x_row, x_vector, x_part, x_block;
   i64 taps, blocks;
+  bool few;  // columns: instead of parts there are lines of two of them, as cut_few and round_few make them
   int rows;  // at most two tiles'
   i64 vectors;
   float* c;
@@ -175,6 +177,12 @@ struct Bf16Kernels {
                      i64 block_pitch);
   // The same of src[i*src_pitch + place], of at most 32 rows, in whole vectors of places.
   void (*cut_turned)(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 part_pitch);
+  // Both of few columns, a line of whose low and high parts, then one of high and middle parts, are as two parts.
+  void (*cut_few_places)(const float* src, i64 step, i64 places, i64 columns, std::uint16_t* dst, i64 line_pitch);
+  void (*cut_few_turned)(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 line_pitch);
+  // What is multiplied by the first of these lines, and both that are by the second: dst[3][pair][i] of few rows, the
+  // high and low, the middle and high, and the high and middle parts, rounded, for i < 16.
+  void (*round_few)(const float* src, i64 src_pitch, i64 rows, std::uint32_t* dst);
   // dst[row*dst_pitch + i] = src[i*src_pitch + row] + bias[row] unless null, for i < length, of at most 16 rows. Past
   // the caches, all of these lie on vectors.
   void (*put_turned)(const float* src, i64 src_pitch, i64 length, i64 rows, const float* bias, float* dst,

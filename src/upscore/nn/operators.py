@@ -64,7 +64,7 @@ def _with_adjoint(m: Ints, *terms: Ints) -> tuple[Geometry, tuple[int, ...]]:
     return geometry, geometry.adjoint_size(m)
 
 
-_WORTH = 5e7  # products: asking takes 1 us, and 20 us for each leaf whose gradient torch.autograd.grad is asked for
+_WORTH = 2e8  # products: asking takes 1 us, and up to 50 us for a leaf whose gradient torch.autograd.grad is asked for
 _will_execute = getattr(torch._C, "_will_engine_execute_node", None)
 
 
