@@ -15,6 +15,7 @@ constexpr i64 kNearCopyBytes = 24 << 10;  // of those that stay in the first-lev
 constexpr i64 kShortest = 2048;           // unless that were fewer numbers of a row
 constexpr i64 kRowBytes = 512 << 10;      // of the copies of the fewest outputs
 constexpr i64 kFewest = 4;                // inputs whose outputs are computed at once
+constexpr i64 kFewestRows = 4;            // that read an input row, if it is worth to be multiplied once
 constexpr i64 kMostTaps = 12;             // of an output, where phases could be interleaved
 constexpr double kSerialWork = 1 << 19;   // outputs below which waking another thread costs more
 
@@ -24,9 +25,33 @@ void recur(i64 count, i64 end, T* numbers) {
   for (; count < end; count *= 2) std::copy_n(numbers, std::min(count, end - count), numbers + count);
 }
 
+// Factors of a kernel's taps, of the leading axes and of the last one, whose products are the taps: to the bit, as
+// bilinear ones are. The row with the smallest taps is the one that others are multiples of.
+template <typename T>
+bool separate(const T* w, i64 leading, i64 last, T* of_leading, T* of_last) {
+  const auto largest = [&](i64 row) {
+    return *std::max_element(w + row * last, w + (row + 1) * last, [](T a, T b) { return std::abs(a) < std::abs(b); });
+  };
+  i64 least = -1;
+  for (i64 row = 0; row < leading; ++row)
+    if (const T here = std::abs(largest(row)); here > 0 && (least < 0 || here < std::abs(largest(least)))) least = row;
+  if (least >= 0) std::copy_n(w + least * last, last, of_last);
+  const i64 at = least < 0 ? 0 : std::find(of_last, of_last + last, largest(least)) - of_last;
+  for (i64 row = 0; row < leading; ++row, w += last) {
+    of_leading[row] = least < 0 ? T(0) : w[at] / of_last[at];
+    for (i64 i = 0; i < last; ++i)
+      if (of_leading[row] * of_last[i] != w[i]) return false;
+  }
+  return true;
+}
+
 // Output rows are numbers in a line: of one channel, or, channels last, of all of them. Weights in the order in which
 // rows meet them: [channel][phase of the leading axes][their taps][shift][residue], or, channels last, without the
 // first and with the channel behind; of the residues the first recur behind the last.
+//
+// Channels last these weights come from memory, for each output. If kernels are separable, each input row is
+// multiplied by the last axis's factors once, for all output rows that read it: these are [shift][residue][channel],
+// and the weights of the leading axes have no shifts.
 template <typename T>
 class Channelwise final : public Way<T> {
  public:
@@ -39,7 +64,7 @@ class Channelwise final : public Way<T> {
   bool alone() const override { return alone_; }
   void execute(const Call& call, const Team& team, const T* bias, const T* x, T* y) const override;
   std::string why(const Call& call, const Team& team) const override;
-  std::size_t size() const override { return weights_.size(); }
+  std::size_t size() const override { return weights_.size() + across_.size(); }
 
  private:
   struct RowTap {
@@ -65,18 +90,20 @@ class Channelwise final : public Way<T> {
   }
   i64 longest(const Call& call) const;
   void rows(const Call& call, const Stretch& part, const T* bias, const T* x, T* y) const;
-  void repeat(const T* src, i64 count, T* dst) const;
+  void repeat(const T* src, const T* end, i64 count, T* dst) const;
 
   Layer layer_;  // one group a channel
   bool last_ = false, alone_ = false;
   const Kernels<T>* kernels_ = nullptr;
-  i64 planes_ = 1, channels_ = 1;   // of an image, and next to each other in each of them
-  i64 step_ = 1;                    // numbers of an output row from one input on to the next one
-  i64 row_taps_ = 0;                // most input rows of an output row
-  i64 plane_taps_ = 0, pitch_ = 0;  // taps and shifts of a plane, and numbers of each of them
-  std::vector<i64> shift_;          // the largest first
-  std::vector<RowPhase> phases_;    // by residue of the leading axes
-  Buffer<T> weights_;               // on vectors
+  i64 planes_ = 1, channels_ = 1;           // of an image, and next to each other in each of them
+  i64 step_ = 1;                            // numbers of an output row from one input on to the next one
+  i64 row_taps_ = 0;                        // most input rows of an output row
+  i64 plane_taps_ = 0, pitch_ = 0;          // taps and shifts of a plane, and numbers of each of them
+  bool separable_ = false, alike_ = false;  // the leading axes' factors are the same for all channels
+  std::vector<i64> shift_;                  // the largest first
+  std::vector<RowPhase> phases_;            // by residue of the leading axes
+  Buffer<T> weights_;                       // on vectors
+  Buffer<T> across_;                        // of separable kernels, with a shift of zeros behind
 };
 
 template <typename T>
@@ -113,10 +140,27 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
   const i64 shifts = static_cast<i64>(c.shift_.size()), reach = c.shift_.front() - c.shift_.back();
   if (!c.alone_ && c.row_taps_ * shifts > kMostTaps) return nullptr;
   if (c.row_taps_ * (reach + 3) * c.step_ * i64{sizeof(T)} > kRowBytes) return nullptr;
-  c.plane_taps_ = layer.kernel[0] * layer.kernel[1] * shifts;
+  const i64 leading = layer.kernel[0] * layer.kernel[1];
+  std::vector<T> of_leading(static_cast<std::size_t>(layer.groups * leading));
+  std::vector<T> of_last(static_cast<std::size_t>(layer.groups * layer.kernel[2]));
+  c.separable_ = last && shifts > 1 && layer.stride[1] >= kFewestRows;
+  for (i64 group = 0; c.separable_ && group < layer.groups; ++group)
+    c.separable_ = separate(w + group * layer.taps(), leading, layer.kernel[2], of_leading.data() + group * leading,
+                            of_last.data() + group * layer.kernel[2]);
+  c.alike_ = c.separable_ && [&] {
+    for (std::size_t i = static_cast<std::size_t>(leading); i < of_leading.size(); ++i)
+      if (of_leading[i] != of_leading[i - static_cast<std::size_t>(leading)]) return false;
+    return true;
+  }();
+  c.plane_taps_ = leading * (c.separable_ ? 1 : shifts);
   c.pitch_ = round_up(c.step_, lanes) + lanes;
   c.weights_.allocate(static_cast<std::size_t>(c.planes_ * c.plane_taps_ * c.pitch_));
   T* to = c.weights_.data();
+  const auto put = [&](auto&& number_of) {  // of each channel and phase of the last axis
+    for (i64 e = 0; e < c.step_; ++e) to[e] = number_of(e % c.channels_, static_cast<std::size_t>(e / c.channels_));
+    recur(c.step_, c.pitch_, to);
+    to += c.pitch_;
+  };
   for (i64 plane = 0; plane < c.planes_; ++plane, w += layer.taps()) {
     i64 begin = 0;
     for (const AxisPhase& z : deep)
@@ -125,18 +169,30 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
         for (std::size_t iz = 0; iz < z.tap.size(); ++iz)
           for (std::size_t iy = 0; iy < y.tap.size(); ++iy) {
             phase.taps.push_back({z.offset[iz], y.offset[iy]});
-            const T* row = w + (z.tap[iz] * layer.kernel[1] + y.tap[iy]) * layer.kernel[2];
-            for (std::size_t j = 0; j < c.shift_.size(); ++j, ++begin, to += c.pitch_) {
-              for (i64 e = 0; e < c.step_; ++e) {
-                const i64 tap = across[static_cast<std::size_t>(e / c.channels_)].tap[j];
-                to[e] = tap < 0 ? T(0) : row[e % c.channels_ * layer.taps() + tap];
-              }
-              recur(c.step_, c.pitch_, to);
+            const i64 tap = z.tap[iz] * layer.kernel[1] + y.tap[iy];
+            if (c.separable_) {
+              ++begin;
+              put([&](i64 group, std::size_t) { return of_leading[static_cast<std::size_t>(group * leading + tap)]; });
+              continue;
             }
+            const T* row = w + tap * layer.kernel[2];
+            for (std::size_t j = 0; j < c.shift_.size(); ++j, ++begin)
+              put([&](i64 group, std::size_t residue) {
+                return across[residue].tap[j] < 0 ? T(0) : row[group * layer.taps() + across[residue].tap[j]];
+              });
           }
         if (plane == 0) c.phases_.push_back(std::move(phase));
       }
   }
+  if (!c.separable_) return way;
+  c.across_.allocate(static_cast<std::size_t>((shifts + 1) * c.pitch_));
+  to = c.across_.data();
+  for (std::size_t j = 0; j < c.shift_.size(); ++j)
+    put([&](i64 group, std::size_t residue) {
+      const i64 tap = across[residue].tap[j];
+      return tap < 0 ? T(0) : of_last[static_cast<std::size_t>(group * layer.kernel[2] + tap)];
+    });
+  put([](i64, std::size_t) { return T(0); });
   return way;
 }
 
@@ -253,8 +309,8 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   const i64 out_row = call.out[2] * channels_, in_row = call.in[2] * channels_;
 
   const i64 pitch = count * step_ + lanes, channel = part.plane % planes_;
-  T* const rest = scratch<T>(static_cast<std::size_t>(lanes + pitch_ + row_taps_ * pitch));
-  T *const biases = rest + lanes, *const copies = biases + pitch_;
+  T* const rest = scratch<T>(static_cast<std::size_t>(lanes + pitch_ + (row_taps_ + 1) * pitch));
+  T *const biases = rest + lanes, *const copies = biases + pitch_, *const repeated = copies + row_taps_ * pitch;
   for (i64 c = 0; c < channels_; ++c) biases[c] = bias ? bias[channel + c] : T(0);
   recur(channels_, pitch_, biases);
   std::vector<i64> held(static_cast<std::size_t>(row_taps_), -2);  // which input row a copy holds
@@ -270,6 +326,21 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   s.past_caches = past_caches(call) && reinterpret_cast<std::uintptr_t>(y) % sizeof(T) == 0;
   const bool in_a_line = s.past_caches && part.end - part.begin == out_row;
   const auto phase_of = [&](i64 o) { return o + lead - floor_div(o + lead, step_) * step_; };
+  std::vector<const T*> shifted;  // separable: of the repeated inputs, and sums of them from this number of a row on
+  const i64 summed = part.begin - lanes;
+  Stencil<T> of_last = s;
+  if (separable_) {
+    for (const i64 shift : shift_) shifted.push_back(repeated + lead + (shift - from) * step_);
+    of_last.w = across_.data();
+    of_last.bias = across_.data() + static_cast<i64>(shift_.size()) * pitch_;
+    of_last.x = shifted.data();
+    of_last.taps = static_cast<i64>(shift_.size());
+    of_last.first = summed;
+    of_last.phase = phase_of(summed);
+    of_last.length = round_up(part.end + lanes - summed, lanes);
+    of_last.past_caches = false;
+    s.alike = alike_;
+  }
   const i64 begin_phase = phase_of(part.begin);
   i64 waiting = 0;
   T* out = y + (part.plane * call.out[0] * call.out[1] + part.first) * out_row;
@@ -277,17 +348,24 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   for (i64 left = part.last - part.first; left > 0; --left, out += out_row, row.next()) {
     if (row.changed()) {
       find_copies(row.inputs(), held, copy_of, [&](std::size_t copy, i64 number) {
-        T* const to = copies + static_cast<i64>(copy) * pitch;
+        T* const sums = copies + static_cast<i64>(copy) * pitch;
+        T* const to = separable_ ? repeated : sums;
         const i64 first = number < 0 ? count : skip, last = number < 0 ? count : stop;
         std::fill_n(to, first * step_, T(0));
-        repeat(x + (part.plane * call.in[0] * call.in[1] + number) * in_row + (from + first) * channels_, last - first,
-               to + first * step_);
+        repeat(x + (part.plane * call.in[0] * call.in[1] + number) * in_row + (from + first) * channels_,
+               x + call.batch * planes_ * call.in[0] * call.in[1] * in_row, last - first, to + first * step_);
         std::fill_n(to + last * step_, (count - last) * step_, T(0));
+        if (!separable_) return;
+        of_last.out = sums;
+        kernels_->stencil(of_last);
       });
       inputs.clear();
-      for (const std::size_t copy : copy_of)
+      for (const std::size_t copy : copy_of) {
+        const T* const sums = copies + static_cast<i64>(copy) * pitch;
+        if (separable_) inputs.push_back(sums - summed);
         for (const i64 shift : shift_)
-          inputs.push_back(copies + static_cast<i64>(copy) * pitch + lead + (shift - from) * step_);
+          if (!separable_) inputs.push_back(sums + lead + (shift - from) * step_);
+      }
       s.x = inputs.data();
     }
     s.taps = static_cast<i64>(inputs.size());
@@ -318,13 +396,17 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
   }
 }
 
-// Every input, of one number or of all channels, as often as it has phases. Up to a vector more is written.
+// Every input, of one number or of all channels, as often as it has phases. Up to a vector more is written, and read,
+// but not behind the end.
 template <typename T>
-void Channelwise<T>::repeat(const T* src, i64 count, T* dst) const {
+void Channelwise<T>::repeat(const T* src, const T* end, i64 count, T* dst) const {
   if (channels_ == 1) return kernels_->repeat(src, count, step_, dst);
-  for (i64 i = 0; i < count; ++i, src += channels_, dst += step_) {
-    std::copy_n(src, channels_, dst);
-    recur(channels_, step_, dst);
+  const i64 more = round_up(channels_, kernels_->lanes) - channels_, times = layer_.stride[2];
+  const i64 inside = std::min(count, (end - src - more) / channels_);
+  if (inside > 0) kernels_->repeat_pixels(src, inside, channels_, times, dst);
+  for (i64 i = std::max<i64>(inside, 0); i < count; ++i) {
+    std::copy_n(src + i * channels_, channels_, dst + i * step_);
+    recur(channels_, step_, dst + i * step_);
   }
 }
 
@@ -346,7 +428,9 @@ int Channelwise<T>::useful_threads(const Call& call, const Team& team) const {
 template <typename T>
 std::string Channelwise<T>::why(const Call& call, const Team& team) const {
   return std::string("transposed convolution: channels do not mix, so every output row is computed along its lanes, ") +
-         std::to_string(shift_.size()) + " shifted inputs for each tap row, and written once; " +
+         std::to_string(shift_.size()) +
+         (separable_ ? " shifted inputs of each input row multiplied once for all output rows; "
+                     : " shifted inputs for each tap row, and written once; ") +
          say_threads(useful_threads(call, team));
 }
 

@@ -72,6 +72,32 @@ def test_channels_last(name, isa, dtype):
         np.testing.assert_array_equal(packed.run_last(engine.channels_last(x[-1:]), geometry, size, threads), y[-1:])
 
 
+@pytest.mark.parametrize("kind", ["alike", "apart", "almost"])
+@pytest.mark.parametrize("isa", cpu.available())
+@pytest.mark.parametrize("name", ["fcn-8s", "fcn-32s", "more than 12 MiB, odd rows"])
+def test_separable_kernels_channels_last(name, isa, kind):
+    """Input rows are multiplied along the last axis once: where a kernel is a product of lines, and only there."""
+    cpu.force(isa)
+    batch, _, n, geometry = LAYERS[name]
+    rng, channels = np.random.default_rng(4), 21
+    down = rng.integers(0, 5, (1 if kind == "alike" else channels, geometry.kernel[0]))
+    down[:, -1] = 1  # others are its multiples
+    across = rng.integers(-512, 513, (channels, geometry.kernel[1])) / 256
+    across[1] = 0
+    w = (down[:, :, None] * across[:, None]).astype(np.float32)[:, None]
+    if kind == "almost":
+        w[-1, 0, 2, 3] = np.nextafter(w[-1, 0, 2, 3], np.float32(9))
+    x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((batch, channels, *n), channels))
+    packed = engine.Packed(w, bias, geometry, channels, method=engine.Method.FASTEST, last=True)
+    size = geometry.output_size(n)
+    assert ("once for all output rows" in packed.why(batch, geometry, n, size)) == (kind != "almost")
+    y = packed.run_last(engine.channels_last(x), geometry, size)
+    exact = reference.scatter(*(a.astype(np.float64) for a in (x, w, bias)), geometry=geometry, groups=channels)
+    assert np.linalg.norm(np.moveaxis(y, -1, 1) - exact) <= 1e-6 * np.linalg.norm(exact)
+    for threads in (1, 3):
+        np.testing.assert_array_equal(packed.run_last(engine.channels_last(x[-1:]), geometry, size, threads), y[-1:])
+
+
 @pytest.mark.parametrize("isa", cpu.available())
 @pytest.mark.parametrize("begin", [1, 3, 4, 7, 15])
 def test_an_output_may_begin_anywhere(begin, isa):

@@ -216,6 +216,7 @@ struct Stencil {
   const T *w, *bias;                                          // recurring up to a vector behind the last phase
   const T* const* x;                                          // per tap, inputs as often as they have phases
   i64 taps, step, turn, w_pitch, first, phase, length, head;  // turn: phases from a vector's first to the next one's
+  bool alike;                                                 // the weights of a tap are one number, again and again
   T *out, *rest;
   bool past_caches;
 };
@@ -287,6 +288,9 @@ struct Kernels {
   void (*pixel_stencil)(const PixelStencil<T>&);
   // dst[i*step + e] = src[i] for i < count, e < step. Up to a vector more is written.
   void (*repeat)(const T* src, i64 count, i64 step, T* dst);
+  // dst[(i*times + t)*channels + c] = src[i*channels + c] for i < count, t < times, c < channels. Up to a vector more is
+  // read and written.
+  void (*repeat_pixels)(const T* src, i64 count, i64 channels, i64 times, T* dst);
 
   // For each row, dst[place + e - first] = src[source + (e % step)*pitch + e / step] + bias[(e % step)*each] for e in
   // [first, last); `each` is 0 or 1, and with 0 there need be no bias.

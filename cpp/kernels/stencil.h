@@ -8,16 +8,20 @@
 
 namespace upscore::UPSCORE_ISA {
 
-// U vectors of sums from i on; kTaps: known to the compiler, or 0; kSame: every vector has the same weights.
-template <typename T, int kTaps, bool kSame>
+// What recurs along the row, and is not the same for every vector: nothing, the biases, or the weights as well.
+enum class Recurring { kNothing, kBias, kWeights };
+
+// U vectors of sums from i on; kTaps: known to the compiler, or 0.
+template <typename T, int kTaps, Recurring kWhat>
 class StencilSums {
  public:
   static constexpr int L = kLanes<T>;
+  static constexpr bool kSame = kWhat != Recurring::kWeights;
   explicit StencilSums(const Stencil<T>& s) : s_(s), phase_(s.phase) {
     for (int tap = 0; tap < kTaps; ++tap) {
       w_[tap] = s.w + tap * s.w_pitch;
       x_[tap] = s.x[tap] + s.first;
-      weight_[tap] = load(w_[tap] + phase_);
+      weight_[tap] = load(w_[tap] + first_weight());
     }
     bias_ = load(s.bias + phase_);
   }
@@ -40,30 +44,32 @@ class StencilSums {
       for (i64 tap = 0; tap < s_.taps; ++tap, w += s_.w_pitch) {
         const T* const x = s_.x[tap] + s_.first + i;
         if constexpr (kSame) {
-          const Vector<T> weight = load(w + phase[0]);
+          const Vector<T> weight = load(w + first_weight());
           for (int u = 0; u < U; ++u) sums[u] += load(x + u * L) * weight;
         } else {
           for (int u = 0; u < U; ++u) sums[u] += load(x + u * L) * load(w + phase[u]);
         }
       }
     }
-    for (int u = 0; u < U; ++u) sums[u] += kSame ? bias_ : load(s_.bias + phase[u]);
+    for (int u = 0; u < U; ++u) sums[u] += kWhat == Recurring::kNothing ? bias_ : load(s_.bias + phase[u]);
   }
 
  private:
+  i64 first_weight() const { return kWhat == Recurring::kBias ? 0 : s_.phase; }
+
   const Stencil<T> s_;  // stores might change what lies in memory, as far as a compiler knows
   i64 phase_;
   const T *w_[kTaps + 1], *x_[kTaps + 1];
   Vector<T> weight_[kTaps + 1], bias_;
 };
 
-template <typename T, int kTaps, bool kSame>
+template <typename T, int kTaps, Recurring kWhat>
 void stencil_row(const Stencil<T>& s) {
   constexpr int L = kLanes<T>, U = kTaps > 0 ? 1 : 4;
   const i64 head = s.head, length = s.length;
   T *const out = s.out, *const rest = s.rest;
   const bool past_caches = s.past_caches;
-  StencilSums<T, kTaps, kSame> row(s);
+  StencilSums<T, kTaps, kWhat> row(s);
   const auto put = [&](i64 i, Vector<T> v) { past_caches ? store_past_caches(out + i, v) : store(out + i, v); };
   Vector<T> sums[U];
   i64 i = 0;
@@ -88,18 +94,24 @@ void stencil_row(const Stencil<T>& s) {
   store(rest, sums[0]);
 }
 
+template <typename T, int kTaps>
+void stencil_of(const Stencil<T>& s) {
+  s.turn == 0 ? stencil_row<T, kTaps, Recurring::kNothing>(s)
+  : s.alike   ? stencil_row<T, kTaps, Recurring::kBias>(s)
+              : stencil_row<T, kTaps, Recurring::kWeights>(s);
+}
+
 template <typename T>
 void stencil(const Stencil<T>& s) {
-  const bool same = s.turn == 0;
   switch (s.taps) {
     case 1:
-      return same ? stencil_row<T, 1, true>(s) : stencil_row<T, 1, false>(s);
+      return stencil_of<T, 1>(s);
     case 2:
-      return same ? stencil_row<T, 2, true>(s) : stencil_row<T, 2, false>(s);
+      return stencil_of<T, 2>(s);
     case 4:
-      return same ? stencil_row<T, 4, true>(s) : stencil_row<T, 4, false>(s);
+      return stencil_of<T, 4>(s);
     default:
-      return same ? stencil_row<T, 0, true>(s) : stencil_row<T, 0, false>(s);
+      return stencil_of<T, 0>(s);
   }
 }
 
@@ -126,6 +138,15 @@ void repeat(const T* src, i64 count, i64 step, T* dst) {
     store(dst + o, __builtin_shuffle(load(src + from), index));
     phase += static_cast<Lane>(L % step);
   }
+}
+
+// dst[(i*times + t)*channels + c] = src[i*channels + c] for i < count, t < times, c < channels.
+template <typename T>
+void repeat_pixels(const T* src, i64 count, i64 channels, i64 times, T* dst) {
+  constexpr int L = kLanes<T>;
+  for (; count > 0; --count, src += channels)
+    for (i64 t = 0; t < times; ++t, dst += channels)
+      for (i64 c = 0; c < channels; c += L) store(dst + c, load(src + c));
 }
 
 // kTaps: known to the compiler, which keeps their addresses in registers; or 0.

@@ -28,6 +28,7 @@ Kernels<T> table() {
   k.stencil = stencil<T>;
   k.pixel_stencil = pixel_stencil<T>;
   k.repeat = repeat<T>;
+  k.repeat_pixels = repeat_pixels<T>;
   k.transpose = transpose<T>;
   k.unfold = unfold<T>;
   k.dots = dots<T>;
