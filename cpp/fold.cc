@@ -142,11 +142,16 @@ class Execution {
            part.begin * s_.pitch[s_.along];
   }
 
-  // Moves what the next band needs to the beginning of the rows; how many numbers of each.
+  // Moves what the next band needs to the beginning of the rows: of each that which its tap reads. How many numbers it
+  // has there, with what it does not read.
   i64 keep(T* rows) const {
-    const i64 pitch = s_.pitch[s_.along], kept = s_.before + s_.farthest * pitch;
+    const i64 pitch = s_.pitch[s_.along], kept = s_.before + s_.farthest * pitch, unit = packing_.vectors * lanes_;
     if (kept <= 0) return 0;
-    for (i64 r = 0; r < s_.together * lanes_; ++r, rows += s_.row) std::copy_n(rows + s_.band * pitch, kept, rows);
+    for (i64 r = 0; r < s_.together * lanes_; ++r, rows += s_.row) {
+      if (r % unit >= packing_.channels * layer_.taps()) continue;
+      const i64 first = s_.before + s_.taps[static_cast<std::size_t>(r % unit % layer_.taps())].shift;
+      if (first < kept) std::copy_n(rows + s_.band * pitch + first, kept - first, rows + first);
+    }
     return kept;
   }
 

@@ -33,7 +33,7 @@ void multiply_in_parts(const PartsProduct& product, const std::uint16_t* weights
     const i64 i = number % per_line * kInputs;
     const float* const x =
         lines[static_cast<std::size_t>(number / per_line)].x + i * (product.last ? product.pitch : 1);
-    const i64 ahead = 2 * kInputs * (product.last ? product.pitch : 1);
+    const i64 ahead = kInputs * (product.last ? product.pitch : 2);
     return Bf16Cut{x,     product.pitch,  product.columns, std::min(kInputs, length - i),
                    ahead, product.offset, product.last,    panels + number % 2 * parts_panel(product.columns),
                    turned};

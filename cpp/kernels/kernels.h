@@ -288,8 +288,8 @@ struct Kernels {
   void (*pixel_stencil)(const PixelStencil<T>&);
   // dst[i*step + e] = src[i] for i < count, e < step. Up to a vector more is written.
   void (*repeat)(const T* src, i64 count, i64 step, T* dst);
-  // dst[(i*times + t)*channels + c] = src[i*channels + c] for i < count, t < times, c < channels. Up to a vector more is
-  // read and written.
+  // dst[(i*times + t)*channels + c] = src[i*channels + c] for i < count, t < times, c < channels. Up to a vector more
+  // is read and written.
   void (*repeat_pixels)(const T* src, i64 count, i64 channels, i64 times, T* dst);
 
   // For each row, dst[place + e - first] = src[source + (e % step)*pitch + e / step] + bias[(e % step)*each] for e in
