@@ -76,7 +76,8 @@ void channel_product(const ChannelProduct<T>& p) {
 
 template <typename T>
 constexpr i64 kLine = 64 / i64{sizeof(T)};  // numbers in a cache line
-constexpr int kColumnsAhead = 64;           // fetched from the second-level cache
+constexpr i64 kTapsAhead = 2;               // whose inputs are fetched to the first-level one
+constexpr int kColumnsAhead = 64;           // fetched there from the second-level cache
 
 // With tiles of a vector, and columns next to each other, of positions that lie `x_pitch` apart: few of them take an
 // address of their own, and no register has to be fetched back in between.
@@ -92,7 +93,8 @@ void line_product(const ChannelProduct<T>& p) {
     for (int f = 0; f < kFar; ++f) x[f] = p.x[0] + p.x_tap[tap] + f * kNear * pitch;
     i64 step = p.ahead_step, back = 0;
     if (p.x_far) {  // a cache line of each position, of so many columns at a time
-      const T* next = p.x[0] + (tap + 1 < p.taps ? p.x_tap[tap + 1] : p.x_tap[0] + P * pitch);
+      const i64 then = tap + kTapsAhead;
+      const T* next = p.x[0] + (then < p.taps ? p.x_tap[then] : p.x_tap[then % p.taps] + P * pitch);
       ahead = reinterpret_cast<const char*>(next);
       step = pitch * i64{sizeof(T)};
       back = 64 - kLine<T> * step;
@@ -100,7 +102,7 @@ void line_product(const ChannelProduct<T>& p) {
     for (i64 column = 0; column < p.columns;) {
       for (const i64 end = column + kLine<T> < p.columns ? column + kLine<T> : p.columns; column < end;
            ++column, w += kLanes<T>, ahead += step) {
-        __builtin_prefetch(ahead, 0, kSecondLevel);
+        __builtin_prefetch(ahead, 0, 3);
         Vector<T> rows[NV];
 #pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) {
