@@ -1,6 +1,7 @@
 #include "channelwise.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "plan.h"

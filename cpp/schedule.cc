@@ -128,7 +128,7 @@ class Scheduler {
     });
     // Where phases have few taps in a wide window, their many columns leave room for fewer places.
     const i64 fit = Limits::panel_bytes / (packing_.columns * lanes_ * target_.number_bytes);
-    const i64 most = packing_.few ? 32 : packing_.bf16 ? Limits::terms / terms_of_tile() : Limits::offsets;
+    const i64 most = packing_.bf16 ? Limits::terms / terms_of_tile() : Limits::offsets;
     places_ = std::clamp<i64>(static_cast<i64>(offsets_.size()), 1, std::min(most, fit));
   }
 

@@ -245,6 +245,7 @@ def test_known_to_whoever_asks_for_the_same(known: tuple[nn.ConvTranspose2d, Ten
         )
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")  # which jvp itself still calls
 def test_known_calls_are_still_recorded_and_still_seen(known: tuple[nn.ConvTranspose2d, Tensor]) -> None:
     layer, x = known
     assert layer(x).requires_grad

@@ -143,10 +143,10 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
     """The ``rank``-D transposed convolution of plain tensors."""
     if not isinstance(x, Tensor) or not isinstance(w, Tensor) or not (bias is None or isinstance(bias, Tensor)):
         raise _not_a_tensor(x, w, bias)
-    compiling = torch.compiler.is_compiling()
+    compiling, records = torch.compiler.is_compiling(), native.records(x, w, bias)
     if not compiling:
         terms = _as_key(terms)
-        known = native.again(x, w, bias, (rank, terms))
+        known = None if records else native.again(x, w, bias, (rank, terms))
         if known is not None:
             return known
     shapes = x.shape, w.shape, None if bias is None else bias.shape
@@ -159,7 +159,6 @@ def apply(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, terms: Terms) ->
         raise as_torch(error) from None
     if x.dim() == rank + 1:
         return apply(rank, x[None], w, bias, terms)[0]
-    records = native.records(x, w, bias)
     if not compiling and native.is_plain(x, w, bias):
         if not records:
             return native.conv_transpose(x, w, bias, geometry, size, terms.groups, keep=True, asked=(rank, terms))

@@ -155,11 +155,11 @@ def conv_transpose(
 
 
 def again(x: Tensor, w: Tensor, bias: Tensor | None, asked: Hashable) -> Tensor | None:
-    """A call like one before, which has nothing left to decide; None if there was none, or more is wanted of it.
+    """A call that is not recorded, like one before, which has nothing left to decide; None if there was none.
 
     Deciding takes longer than small layers do, most of all where their inputs have pushed it out of the caches.
     """
-    if not _is_plain_input(x) or x.is_neg() or records(x, w, bias):
+    if not _is_plain_input(x) or x.is_neg():
         return None
     call = find_call(w, bias, _name(x, asked))
     return None if call is None else from_dlpack(call(x.data_ptr(), torch.get_num_threads()))
