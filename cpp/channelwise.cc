@@ -34,12 +34,16 @@ bool separate(const T* w, i64 leading, i64 last, T* of_leading, T* of_last) {
     return *std::max_element(w + row * last, w + (row + 1) * last, [](T a, T b) { return std::abs(a) < std::abs(b); });
   };
   i64 least = -1;
+  T pivot = 0;
   for (i64 row = 0; row < leading; ++row)
-    if (const T here = std::abs(largest(row)); here > 0 && (least < 0 || here < std::abs(largest(least)))) least = row;
+    if (const T here = largest(row); std::abs(here) > 0 && (least < 0 || std::abs(here) < std::abs(pivot))) {
+      least = row;
+      pivot = here;
+    }
   if (least >= 0) std::copy_n(w + least * last, last, of_last);
-  const i64 at = least < 0 ? 0 : std::find(of_last, of_last + last, largest(least)) - of_last;
+  const i64 at = least < 0 ? 0 : std::find(of_last, of_last + last, pivot) - of_last;
   for (i64 row = 0; row < leading; ++row, w += last) {
-    of_leading[row] = least < 0 ? T(0) : w[at] / of_last[at];
+    of_leading[row] = least < 0 ? T(0) : w[at] / pivot;
     for (i64 i = 0; i < last; ++i)
       if (of_leading[row] * of_last[i] != w[i]) return false;
   }
@@ -148,11 +152,7 @@ std::unique_ptr<Way<T>> Channelwise<T>::pack(const Layer& layer, const Kernels<T
   for (i64 group = 0; c.separable_ && group < layer.groups; ++group)
     c.separable_ = separate(w + group * layer.taps(), leading, layer.kernel[2], of_leading.data() + group * leading,
                             of_last.data() + group * layer.kernel[2]);
-  c.alike_ = c.separable_ && [&] {
-    for (std::size_t i = static_cast<std::size_t>(leading); i < of_leading.size(); ++i)
-      if (of_leading[i] != of_leading[i - static_cast<std::size_t>(leading)]) return false;
-    return true;
-  }();
+  c.alike_ = c.separable_ && std::equal(of_leading.begin() + leading, of_leading.end(), of_leading.begin());
   c.plane_taps_ = leading * (c.separable_ ? 1 : shifts);
   c.pitch_ = round_up(c.step_, lanes) + lanes;
   c.weights_.allocate(static_cast<std::size_t>(c.planes_ * c.plane_taps_ * c.pitch_));
@@ -363,9 +363,11 @@ void Channelwise<T>::rows(const Call& call, const Stretch& part, const T* bias, 
       inputs.clear();
       for (const std::size_t copy : copy_of) {
         const T* const sums = copies + static_cast<i64>(copy) * pitch;
-        if (separable_) inputs.push_back(sums - summed);
-        for (const i64 shift : shift_)
-          if (!separable_) inputs.push_back(sums + lead + (shift - from) * step_);
+        if (separable_) {
+          inputs.push_back(sums - summed);
+          continue;
+        }
+        for (const i64 shift : shift_) inputs.push_back(sums + lead + (shift - from) * step_);
       }
       s.x = inputs.data();
     }

@@ -7,7 +7,6 @@
 
 #include "gradient_parts.h"
 #include "plan.h"
-#include "scratch.h"
 
 namespace upscore {
 namespace {
@@ -25,10 +24,9 @@ constexpr double kCut = 0.8;        // a number of the output's gradient, copied
 constexpr double kCutApart = 0.95;  // where the stride leaves others between them
 constexpr double kRounded = 1.4;    // an input
 
-class MatrixUnit final : public WeightGradient<float> {
+class MatrixUnit final : public GradientInParts {
  public:
-  explicit MatrixUnit(const GradientInputs<float>& inputs)
-      : in_(inputs), tiles_(in_.layer, in_.call), taps_(in_.layer) {
+  explicit MatrixUnit(const GradientInputs<float>& inputs) : GradientInParts(inputs) {
     const Layer& layer = in_.layer;
     if (taps_.beside[1] > kTerms || taps_.beside[2] > kTerms) return;
     i64 best_rows = 0, best_columns = 0;
@@ -42,38 +40,20 @@ class MatrixUnit final : public WeightGradient<float> {
         const double cycles = cost_of_tile();
         if (cycles < least) least = cycles, best_rows = rows, best_columns = columns;
       }
-    usable_ = best_rows > 0 && fit_tile(best_rows, best_columns);
-    if (!usable_) return;
+    if (best_rows == 0 || !fit_tile(best_rows, best_columns)) return;
     tiles_.share(sizeof(float));
-    this->tasks = tiles_.parts();
-    this->tiles = tiles_.tiles();
-    this->cost = cost_of_tile() + kTurnedSum * in_.numbers_per_position();
-  }
-
-  bool usable() const { return usable_; }
-
-  void compute(i64 task, i64 first_tile, i64 last_tile, float* grad_w) const override {
-    const Layer& layer = in_.layer;
-    const GradientTiles::Part part = tiles_.part(task);
-    const i64 pitch = gradient_pitch(), terms = terms_of_tile(), width = round_up(part.columns, kBf16Rows);
-    const i64 sums = layer.taps() * part.rows * sum_pitch(part.columns), gradients = kBf16Parts * part.rows * pitch / 2;
-    const i64 inputs = width * terms * kBf16Parts / 2, lines = std::max(kCopied * pitch, kBf16Rows * terms) + kBf16Rows;
-    float* const sum = scratch<float>(static_cast<std::size_t>(sums + gradients + inputs + lines + 64));
-    auto* const gradient = reinterpret_cast<std::uint16_t*>(sum + sums);
-    auto* const input = reinterpret_cast<std::uint32_t*>(sum + sums + gradients);
-    float* const line = sum + sums + gradients + inputs;
-    for (i64 tile = first_tile; tile < last_tile; ++tile) {
-      const GradientTiles::Tile at = tiles_.tile(tile);
-      cut_gradient(part, at, line, gradient);
-      round_inputs(part, at, line, input);
-      multiply(part, gradient, input, tile > first_tile, sum);
-    }
-    in_.kernels.bf16->use(0);
-    if (first_tile == last_tile) std::fill_n(sum, sums, 0.0f);
-    put(part, sum, grad_w);
+    settle(cost_of_tile());
   }
 
  private:
+  Room room_of(const GradientTiles::Part& part) const override {
+    constexpr i64 kBehind = kBf16Rows + 64;  // what copying may write beyond lines
+    const i64 pitch = gradient_pitch(), terms = terms_of_tile();
+    return {in_.layer.taps() * part.rows * sum_pitch(part.columns), kBf16Parts * part.rows * pitch / 2,
+            round_up(part.columns, kBf16Rows) * terms * kBf16Parts / 2,
+            std::max(kCopied * pitch, kBf16Rows * terms) + kBehind};
+  }
+
   // A line holds the positions of a row, and those beside it that taps reach; a plane, those of one residue of the
   // stride, or one tap of the first axis.
   i64 line() const { return tiles_.across + taps_.beside[2]; }
@@ -123,7 +103,7 @@ class MatrixUnit final : public WeightGradient<float> {
 
   // gradient[part][channel][plane][image][row][column], zeros outside of the output.
   void cut_gradient(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* lines,
-                    std::uint16_t* gradient) const {
+                    std::uint32_t* gradient) const override {
     const Layer& layer = in_.layer;
     const Size& out = in_.call.out;
     const i64 pitch = gradient_pitch(), image = layer.groups * layer.rows * in_.out_plane();
@@ -155,13 +135,14 @@ class MatrixUnit final : public WeightGradient<float> {
                             in_.out_plane(), here, layer.stride[2], runs.data(), static_cast<i64>(runs.size()), pitch,
                             lines);
       for (i64 r = 0; r < here; ++r)
-        in_.kernels.bf16->cut_row(lines + r * pitch, pitch, gradient + (row + r) * pitch, part.rows * pitch);
+        in_.kernels.bf16->cut_row(lines + r * pitch, pitch,
+                                  reinterpret_cast<std::uint16_t*>(gradient) + (row + r) * pitch, part.rows * pitch);
     }
   }
 
   // inputs[tile of channels][block of terms][part][pair of terms][channel], zeros beside the positions.
   void round_inputs(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* lines,
-                    std::uint32_t* inputs) const {
+                    std::uint32_t* inputs) const override {
     const Layer& layer = in_.layer;
     const Size& in = in_.call.in;
     const i64 image = layer.groups * layer.cols * in_.in_plane(), terms = terms_of_tile();
@@ -183,46 +164,26 @@ class MatrixUnit final : public WeightGradient<float> {
   }
 
   // sum[row][tap][column]
-  void multiply(const GradientTiles::Part& part, const std::uint16_t* gradient, const std::uint32_t* input,
-                bool accumulate, float* sum) const {
-    const Layer& layer = in_.layer;
-    const i64 pitch = gradient_pitch(), terms = terms_of_tile(), none = 0;
-    const i64 width = sum_pitch(part.columns);
+  void multiply(const GradientTiles::Part& part, const std::uint32_t* gradient, const std::uint32_t* input,
+                bool accumulate, float* sum) const override {
+    const i64 blocks = terms_of_tile() / kBf16Terms;
+    i64 w_offset[kMostPartsTaps];
+    for (i64 tap = 0; tap < in_.layer.taps(); ++tap) w_offset[tap] = taps_.place_of(tap, plane(), line());
     Bf16Product p{};
-    p.w_row = pitch;
-    p.w_tile = kBf16Rows * pitch;
-    p.w_part = part.rows * pitch;
-    p.w_block = kBf16Terms;
-    p.x_tap = p.w_tap = &none;
+    p.w_row = gradient_pitch();
+    p.w_offset = w_offset;
     p.x = input;
-    p.x_row = kBf16Rows;
     p.x_part = kBf16Rows * kBf16Terms / 2;
     p.x_block = kBf16Parts * p.x_part;
-    p.x_vector = terms / kBf16Terms * p.x_block;
-    p.taps = 1;
-    p.blocks = terms / kBf16Terms;
+    p.x_vector = blocks * p.x_block;
+    p.blocks = blocks;
     p.vectors = ceil_div(part.columns, kBf16Rows);
-    p.c_stride = layer.taps() * width;
     p.accumulate = accumulate;
-    i64 w_offset[kMostPartsTaps], c_offset[kMostPartsTaps];
-    for (i64 tap = 0; tap < layer.taps(); ++tap) {
-      w_offset[tap] = taps_.place_of(tap, plane(), line());
-      c_offset[tap] = tap * width;
-    }
-    p.products = layer.taps();
-    p.w_offset = w_offset;
-    p.c_offset = c_offset;
-    for (i64 row = 0; row < part.rows; row += kTwoTiles) {
-      p.rows = static_cast<int>(std::min(kTwoTiles, part.rows - row));
-      in_.kernels.bf16->use(p.rows);
-      p.w = gradient + row * pitch;
-      p.c = sum + row * layer.taps() * width;
-      in_.kernels.bf16->product(p);
-    }
+    multiply_taps(p, gradient, part.rows, sum_pitch(part.columns), sum);
   }
 
   // sum[row][tap][column] -> grad_w[column][row][tap]
-  void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const {
+  void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const override {
     const i64 taps = in_.layer.taps(), lanes = in_.kernels.lanes, width = sum_pitch(part.columns);
     const i64 all = in_.layer.rows * taps, here = part.rows * taps, whole = here / lanes * lanes;
     float* const out = grad_w + (part.group * in_.layer.cols + part.column) * all + part.row * taps;
@@ -230,11 +191,6 @@ class MatrixUnit final : public WeightGradient<float> {
     for (i64 c = 0; c < part.columns; ++c)
       for (i64 i = whole; i < here; ++i) out[c * all + i] = sum[i * width + c];
   }
-
-  const GradientInputs<float> in_;
-  GradientTiles tiles_;
-  const TapPlanes taps_;
-  bool usable_ = false;
 };
 
 }  // namespace
@@ -244,8 +200,7 @@ std::unique_ptr<WeightGradient<T>> gradient_bf16(const GradientInputs<T>& inputs
   if constexpr (std::is_same_v<T, float>) {
     if (!has_gradient_in_parts(inputs, kFewChannels) || inputs.call.reads_last || inputs.call.writes_last)
       return nullptr;
-    auto way = std::make_unique<MatrixUnit>(inputs);
-    if (way->usable()) return way;
+    return usable_in_parts<MatrixUnit>(inputs);
   }
   return nullptr;
 }

@@ -6,7 +6,6 @@
 
 #include "gradient_parts.h"
 #include "plan.h"
-#include "scratch.h"
 
 namespace upscore {
 namespace {
@@ -28,9 +27,9 @@ constexpr double kTurned = 0.8;   // a number of it, channels first
 constexpr double kTurnedFar = 2;  // that comes from memory
 constexpr double kRounded = 1.8;  // an input
 
-class Pairs final : public WeightGradient<float> {
+class Pairs final : public GradientInParts {
  public:
-  explicit Pairs(const GradientInputs<float>& inputs) : in_(inputs), tiles_(in_.layer, in_.call), taps_(in_.layer) {
+  explicit Pairs(const GradientInputs<float>& inputs) : GradientInParts(inputs) {
     const Layer& layer = in_.layer;
     for (const TapPlanes::Residue& r : taps_.residues[2]) widest_ = std::max(widest_, r.at);
     if (taps_.beside[1] > kMostLines || taps_.beside[2] > kMostAcross) return;
@@ -55,38 +54,19 @@ class Pairs final : public WeightGradient<float> {
           }
         }
       }
-    usable_ = best[0] > 0 && fit_tile(best[0], best[1], best[2]);
-    if (!usable_) return;
+    if (best[0] == 0 || !fit_tile(best[0], best[1], best[2])) return;
     tiles_.share(sizeof(float));
     make_even();
-    this->tasks = tiles_.parts();
-    this->tiles = tiles_.tiles();
-    this->cost = cost_of_tile() + kTurnedSum * in_.numbers_per_position();
-  }
-
-  bool usable() const { return usable_; }
-
-  void compute(i64 task, i64 first_tile, i64 last_tile, float* grad_w) const override {
-    const GradientTiles::Part part = tiles_.part(task);
-    const i64 sums = part.columns * in_.layer.taps() * width(part.rows);
-    const i64 gradients = ceil_div(part.rows, kBf16Rows) * kBf16Parts * part_pitch();
-    const i64 inputs = kBf16Parts * part.columns * input_pitch(), lines = std::max(turned_lines(), input_lines());
-    float* const sum = scratch<float>(static_cast<std::size_t>(sums + gradients + inputs + lines));
-    auto* const gradient = reinterpret_cast<std::uint32_t*>(sum + sums);
-    auto* const input = gradient + gradients;
-    float* const line = sum + sums + gradients + inputs;
-    for (i64 tile = first_tile; tile < last_tile; ++tile) {
-      const GradientTiles::Tile at = tiles_.tile(tile);
-      cut_gradient(part, at, line, gradient);
-      round_inputs(part, at, line, input);
-      multiply(part, gradient, input, tile > first_tile, sum);
-    }
-    in_.kernels.bf16->use(0);
-    if (first_tile == last_tile) std::fill_n(sum, sums, 0.0f);
-    put(part, sum, grad_w);
+    settle(cost_of_tile());
   }
 
  private:
+  Room room_of(const GradientTiles::Part& part) const override {
+    return {part.columns * in_.layer.taps() * width(part.rows),
+            ceil_div(part.rows, kBf16Rows) * kBf16Parts * part_pitch(), kBf16Parts * part.columns * input_pitch(),
+            std::max(turned_lines(), input_lines())};
+  }
+
   // Of the output's gradient, where a line's first place would be, if it exists, and along the row.
   struct Row {
     const float* from;
@@ -160,7 +140,7 @@ class Pairs final : public WeightGradient<float> {
   // gradient[vector of channels][part][plane][line][position][channel] of this line and the one half of them later,
   // zeros outside of the output.
   void cut_gradient(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* turned,
-                    std::uint32_t* gradient) const {
+                    std::uint32_t* gradient) const override {
     const Layer& layer = in_.layer;
     const Size &out = in_.call.out, &lo = in_.call.lo;
     const i64 vectors = ceil_div(part.rows, kBf16Rows), vector_pitch = kBf16Parts * part_pitch();
@@ -223,7 +203,7 @@ class Pairs final : public WeightGradient<float> {
 
   // inputs[part][channel][line][position], as pairs, zeros beside the positions.
   void round_inputs(const GradientTiles::Part& part, const GradientTiles::Tile& at, float* lines,
-                    std::uint32_t* inputs) const {
+                    std::uint32_t* inputs) const override {
     const Layer& layer = in_.layer;
     const Size& in = in_.call.in;
     const i64 pitch = 2 * pairs() + kBf16Rows;
@@ -253,44 +233,25 @@ class Pairs final : public WeightGradient<float> {
 
   // sum[column][tap][row]
   void multiply(const GradientTiles::Part& part, const std::uint32_t* gradient, const std::uint32_t* input,
-                bool accumulate, float* sum) const {
-    const i64 taps = in_.layer.taps(), none = 0, across = width(part.rows);
+                bool accumulate, float* sum) const override {
+    i64 w_offset[kMostPartsTaps] = {}, x_offset[kMostPartsTaps];
+    for (i64 tap = 0; tap < in_.layer.taps(); ++tap) x_offset[tap] = taps_.place_of(tap, plane(), line()) * kBf16Rows;
     Bf16Product p{};
     p.w_row = 2 * input_pitch();
-    p.w_tile = kBf16Rows * p.w_row;
-    p.w_part = part.columns * p.w_row;
-    p.w_block = kBf16Terms;
-    p.x_tap = p.w_tap = &none;
+    p.w_offset = w_offset;
     p.x = gradient;
-    p.x_row = kBf16Rows;
+    p.x_offset = x_offset;
     p.x_part = part_pitch();
     p.x_vector = kBf16Parts * part_pitch();
     p.x_block = kBf16Rows * kBf16Rows;
-    p.taps = 1;
     p.blocks = pairs() / kBf16Rows;
     p.vectors = ceil_div(part.rows, kBf16Rows);
-    p.c_stride = taps * across;
     p.accumulate = accumulate;
-    i64 w_offset[kMostPartsTaps] = {}, x_offset[kMostPartsTaps], c_offset[kMostPartsTaps];
-    for (i64 tap = 0; tap < taps; ++tap) {
-      x_offset[tap] = taps_.place_of(tap, plane(), line()) * kBf16Rows;
-      c_offset[tap] = tap * across;
-    }
-    p.products = taps;
-    p.w_offset = w_offset;
-    p.x_offset = x_offset;
-    p.c_offset = c_offset;
-    for (i64 column = 0; column < part.columns; column += kTwoTiles) {
-      p.rows = static_cast<int>(std::min(kTwoTiles, part.columns - column));
-      in_.kernels.bf16->use(p.rows);
-      p.w = reinterpret_cast<const std::uint16_t*>(input + column * input_pitch());
-      p.c = sum + column * p.c_stride;
-      in_.kernels.bf16->product(p);
-    }
+    multiply_taps(p, input, part.columns, width(part.rows), sum);
   }
 
   // sum[column][tap][row] -> grad_w[column][row][tap]
-  void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const {
+  void put(const GradientTiles::Part& part, const float* sum, float* grad_w) const override {
     const Layer& layer = in_.layer;
     const i64 taps = layer.taps(), across = width(part.rows);
     const RowPart whole{0, 0, part.rows * taps, 0};
@@ -300,13 +261,9 @@ class Pairs final : public WeightGradient<float> {
     }
   }
 
-  const GradientInputs<float> in_;
-  GradientTiles tiles_;
-  const TapPlanes taps_;
   i64 widest_ = 0;    // residue along rows
   i64 pieces_ = 1;    // of a row
   bool far_ = false;  // the output's gradient does not stay in a core's cache
-  bool usable_ = false;
 };
 
 }  // namespace
@@ -315,8 +272,7 @@ template <typename T>
 std::unique_ptr<WeightGradient<T>> gradient_pairs(const GradientInputs<T>& inputs) {
   if constexpr (std::is_same_v<T, float>) {
     if (!has_gradient_in_parts(inputs, kFewChannels) || inputs.layer.stride[2] > kMostStride) return nullptr;
-    auto way = std::make_unique<Pairs>(inputs);
-    if (way->usable()) return way;
+    return usable_in_parts<Pairs>(inputs);
   }
   return nullptr;
 }

@@ -72,11 +72,11 @@ Chosen fastest(const GradientInputs<T>& inputs, Method method) {
   };
   const double any = std::numeric_limits<double>::infinity();
   for (std::size_t way = last ? kFirst : 0; way < kBf16; ++way) consider(way, best.cost);
-  const Chosen vectors = best;
-  if (method == Method::kBf16) best.cost = any;
-  if (method == Method::kBf16 || method == Method::kFastest)
-    for (const std::size_t way : {kBf16, kPairs}) consider(way, best.cost);
-  if (best.cost == any) best = vectors;
+  if (method == Method::kBf16 || method == Method::kFastest) {
+    double limit = method == Method::kBf16 ? any : best.cost;
+    for (const std::size_t way : {kBf16, kPairs})
+      if (consider(way, limit)) limit = best.cost;
+  }
   if (method == Method::kFastest && best.cost < any && best.cost * inputs.positions() > kFilteredCycles)
     consider(kFiltered, best.cost);
   if (method == Method::kFiltered) consider(kFiltered, any);

@@ -163,7 +163,7 @@ class LateRows {
   static constexpr int kPitch = 3 * kLanes<float>;
 
   explicit LateRows(const Bf16Product& p)
-      : p_(p), steps_(static_cast<int>(std::max<i64>((p.few ? 3 : 6) * p.taps * p.blocks, 1))), row_(p.rows) {}
+      : p_(p), steps_(static_cast<int>(std::max<i64>(p.steps(), 1))), row_(p.rows) {}
   ~LateRows() { write(p_.rows); }
   LateRows(const LateRows&) = delete;
   LateRows& operator=(const LateRows&) = delete;

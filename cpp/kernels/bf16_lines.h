@@ -107,7 +107,7 @@ inline void product_of_tiles(const Bf16Product& p, Cutting& meanwhile) {
 }
 
 inline void product_and_cut(const Bf16Product& p, Bf16Cut& next, i64 units) {
-  Cutting meanwhile(next, units, 6 * p.blocks);
+  Cutting meanwhile(next, units, p.steps());
   if (p.rows > kBf16Rows)
     p.vectors == 2 ? product_of_tiles<2, 2>(p, meanwhile) : product_of_tiles<2, 1>(p, meanwhile);
   else

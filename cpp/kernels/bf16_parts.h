@@ -115,14 +115,19 @@ inline void cut_places(const float* src, i64 step, i64 places, i64 columns, std:
   }
 }
 
+// A vector of each of 16 rows, of which there are `rows`, `pitch` apart, turned; the others are zeros.
+inline void load_turned(const float* from, i64 pitch, i64 rows, Vector<float> (&out)[kLanes<float>]) {
+  Vector<float> in[kLanes<float>];
+  for (int r = 0; r < kLanes<float>; ++r) in[r] = r < rows ? load(from + r * pitch) : Vector<float>{};
+  zip<float, kLanes<float>>(in, out);
+}
+
 inline void cut_turned(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 part_pitch) {
   constexpr int L = kLanes<float>;
   for (i64 i = 0; i < places; i += L, dst += L * kBf16Terms) {
-    Vector<float> in[L], low[L], high[L];
-    for (int r = 0; r < L; ++r) in[r] = r < rows ? load(src + r * src_pitch + i) : Vector<float>{};
-    zip<float, L>(in, low);
-    for (int r = 0; r < L; ++r) in[r] = r + L < rows ? load(src + (r + L) * src_pitch + i) : Vector<float>{};
-    zip<float, L>(in, high);
+    Vector<float> low[L], high[L];
+    load_turned(src + i, src_pitch, rows, low);
+    load_turned(src + L * src_pitch + i, src_pitch, rows - L, high);
     for (int place = 0; place < L; ++place) {
       Words part[kBf16Parts];
       split<false, Neighbours>(low[place], high[place], part);
@@ -154,9 +159,8 @@ inline void cut_few_places(const float* src, i64 step, i64 places, i64 columns, 
 inline void cut_few_turned(const float* src, i64 src_pitch, i64 rows, i64 places, std::uint16_t* dst, i64 line_pitch) {
   constexpr int L = kLanes<float>;
   for (i64 i = 0; i < places; i += L, dst += L * kBf16Terms) {
-    Vector<float> in[L], out[L];
-    for (int r = 0; r < L; ++r) in[r] = r < rows ? load(src + r * src_pitch + i) : Vector<float>{};
-    zip<float, L>(in, out);
+    Vector<float> out[L];
+    load_turned(src + i, src_pitch, rows, out);
     for (int place = 0; place < L; ++place) {
       Words line[2];
       split_few(out[place], line);
@@ -180,9 +184,8 @@ inline void put_turned(const float* src, i64 src_pitch, i64 length, i64 rows, co
                        i64 dst_pitch, bool past_caches) {
   constexpr int L = kLanes<float>;
   for (i64 i = 0; i < length; i += L) {
-    Vector<float> in[L], out[L];
-    for (i64 j = 0; j < L; ++j) in[j] = i + j < length ? load(src + (i + j) * src_pitch) : Vector<float>{};
-    zip<float, L>(in, out);
+    Vector<float> out[L];
+    load_turned(src + i * src_pitch, src_pitch, length - i, out);
     for (i64 r = 0; r < rows; ++r) {
       const Vector<float> v = bias ? out[r] + bias[r] : out[r];
       float* const to = dst + r * dst_pitch + i;

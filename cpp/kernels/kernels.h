@@ -147,6 +147,8 @@ struct Bf16Product {
   const OutputRows<float>* out;  // where sums go instead, unless null: as they are, or in pairs
   bool pairs;
   const Bf16Places* places;  // or there, unless null
+
+  i64 steps() const { return (few ? 3 : 6) * taps * blocks; }  // of a tile: products of parts
 };
 // Inputs of at most 32 places, `pitch` numbers from a column to the next, or channels last from a place to the next, to
 // panel[block of 32 columns][part][vector of places][pair of columns][place]; of those that lie so far `ahead` lines

@@ -20,6 +20,7 @@ from upscore.engine import Method
 from upscore.geometry import Geometry
 from upscore.nn.packing import (
     CHANNELS_LAST,
+    Call,
     Form,
     array,
     find_call,
@@ -47,6 +48,7 @@ __all__ = [
 
 _NATIVE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _COMPUTED: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_DTYPES = {computed: dtype for dtype, computed in _COMPUTED.items()}
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -112,17 +114,8 @@ def _layout(x: Tensor, w: Tensor) -> tuple[bool, bool]:
     return True, x.is_contiguous(memory_format=last)
 
 
-def _run(
-    packed: engine.Packed, x: Tensor, geometry: Geometry, size: tuple[int, ...], last: bool, reads: bool
-) -> Tensor:
-    """``packed`` on ``x``; ``last`` and ``reads`` are what :func:`_layout` says. The result has the dtype of ``x``."""
-    numbers = x
-    if _COMPUTED.get(x.dtype) is not packed.dtype or x.is_neg():
-        numbers = plain(x).to(torch.float64 if packed.dtype == np.float64 else torch.float32)
-    if not (reads or numbers.is_contiguous()):
-        numbers = numbers.contiguous()
-    call = packed.call_at(x.shape, geometry, size, reads, last and 0 not in size)
-    return _cast(from_dlpack(call(numbers.data_ptr(), torch.get_num_threads())), x.dtype)
+def _run(call: Call, numbers: Tensor) -> Tensor:
+    return from_dlpack(call(numbers.data_ptr(), torch.get_num_threads()))
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -148,10 +141,11 @@ def conv_transpose(
     """
     last, reads = _layout(x, w)
     packed = pack(w, bias, geometry, groups, keep=keep, form=form, last=reads, x=x, size=size)
-    if asked is not None and x.dtype in _COMPUTED and (reads or x.is_contiguous()):
-        call = packed.call_at(x.shape, geometry, size, reads, last and 0 not in size)
+    call = packed.call_at(x.shape, geometry, size, reads, last and 0 not in size)
+    numbers = _numbers(x, _DTYPES[packed.dtype])
+    if asked is not None and numbers is x:
         keep_call(w, packed, _name(x, asked), call)
-    return _run(packed, x, geometry, size, last, reads)
+    return _cast(_run(call, numbers), x.dtype)
 
 
 def again(x: Tensor, w: Tensor, bias: Tensor | None, asked: Hashable) -> Tensor | None:
@@ -162,7 +156,7 @@ def again(x: Tensor, w: Tensor, bias: Tensor | None, asked: Hashable) -> Tensor 
     if not _is_plain_input(x) or x.is_neg():
         return None
     call = find_call(w, bias, _name(x, asked))
-    return None if call is None else from_dlpack(call(x.data_ptr(), torch.get_num_threads()))
+    return None if call is None else _run(call, x)
 
 
 def _name(x: Tensor, asked: Hashable) -> Hashable:
@@ -206,7 +200,8 @@ def input_gradient(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ..
     once = y.shape[0], tuple(y.shape[2:]), size, torch.get_num_threads()
     last, reads = _layout(y, w)
     packed = engine.Packed(array(w), None, geometry, groups, adjoint=True, method=Method.FASTEST, last=reads, once=once)
-    return _run(packed, y, geometry, size, last, reads)
+    call = packed.call_at(y.shape, geometry, size, reads, last and 0 not in size)
+    return _cast(_run(call, _numbers(y, _DTYPES[packed.dtype])), y.dtype)
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, groups: int) -> Tensor:

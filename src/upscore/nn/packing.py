@@ -29,6 +29,7 @@ from upscore.geometry import Geometry
 
 __all__ = [
     "CHANNELS_LAST",
+    "Call",
     "Form",
     "array",
     "can_keep",
